@@ -14,7 +14,7 @@ A component may name where its content is, in its `x-margo-gitops-extensions`:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, cast
 
 from margo_gitops.catalog.file_tree import MAX_FILE_BYTES, FileTree, TreeFile, plain_files
@@ -278,14 +278,24 @@ Pins = Mapping[tuple[str, str], Digest]
 """Digest of a package's file list, by (application id, version)."""
 
 
+def locked_applications(content: bytes) -> dict[tuple[str, str], LockedApplication]:
+    """Return the entries of a lock file (UnreadableDocument, InvalidDocument: it is not a lock file)."""
+    lock = read(ApplicationsLock, read_yaml(content, LOCK_FILE))
+    return {(entry.id, entry.version): entry for entry in lock.applications}
+
+
 def locked_digests(content: bytes) -> dict[tuple[str, str], Digest]:
     """Return what a lock file pins (UnreadableDocument, InvalidDocument: it is not a lock file)."""
-    lock = read(ApplicationsLock, read_yaml(content, LOCK_FILE))
-    return {(entry.id, entry.version): Digest(entry.digest) for entry in lock.applications}
+    return {key: entry.digest for key, entry in locked_applications(content).items()}
 
 
 def write_lock(pins: Pins) -> bytes:
     """Return the lock file for these pins, sorted."""
-    entries = tuple(LockedApplication(name, version, pins[name, version]) for name, version in sorted(pins))
+    return write_locked(LockedApplication(*key, digest) for key, digest in pins.items())
+
+
+def write_locked(applications: Iterable[LockedApplication]) -> bytes:
+    """Return the lock file for these entries, sorted."""
+    entries = tuple(sorted(applications, key=lambda each: (each.id, each.version)))
     header = b"# Written by `margo-gitops app add`: which bytes each application version has.\n"
     return header + write_yaml(write(ApplicationsLock(entries)))

@@ -24,16 +24,16 @@ from margo_gitops.catalog.package import (
     MAX_BYTES,
     MAX_FILES,
     Package,
-    locked_digests,
+    locked_applications,
     package_digest,
     package_folder,
     read_package,
-    write_lock,
+    write_locked,
 )
 from margo_gitops.catalog.package_check import check_package
-from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, replace_file
 from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.fleet_kinds import LockedApplication
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.manifest import gzip_stored
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
@@ -63,6 +63,15 @@ def offered_package(folder: Path, *, pack: bool = False) -> Package:
     return check_package(tree, prefix)
 
 
+def package_of(files: Mapping[str, bytes], place: str) -> Package:
+    """Return the package that some files are (PackageInvalid: with every finding).
+
+    Args:
+        place: where they come from, for messages.
+    """
+    return check_package(HeldTree(files), f"{place}/")
+
+
 def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a valid package with its folders of content as tar.gz (PACK-1, PACK-2), by path."""
     made = dict(files)
@@ -77,13 +86,16 @@ def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:
             continue  # it is an archive
         made = {path: content for path, content in made.items() if path not in inside}
         outside = folder.rpartition("/")[0] if f"{folder}/{COMPOSE_FILE}" in inside else folder
-        made[f"{folder}.tar.gz"] = _archive({path.removeprefix(f"{outside}/"): inside[path] for path in sorted(inside)})
+        made[f"{folder}.tar.gz"] = archive_of(
+            {path.removeprefix(f"{outside}/"): inside[path] for path in sorted(inside)}
+        )
         before, after = lines[node.line - 1][: node.column - 1], lines[node.line - 1][node.column - 1 :]
         lines[node.line - 1] = before + after.replace(folder, f"{folder}.tar.gz", 1)
     return {**made, DESCRIPTION_FILE: "\n".join(lines).encode()}
 
 
-def _archive(files: Mapping[str, bytes]) -> bytes:
+def archive_of(files: Mapping[str, bytes]) -> bytes:
+    """Return files as tar.gz, in their order (PACK-2)."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for path, content in files.items():
@@ -94,11 +106,18 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def add_package(source: Path, fleet: FleetRepo, *, replace: bool = False, pack: bool = False) -> Vendored:
+    """Copy the package in a folder into a fleet repo and pin it, as `add_offered` does."""
+    if not source.is_dir():
+        raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
+    return add_offered(offered_package(source, pack=pack), fleet, replace=replace)
+
+
+def add_offered(package: Package, fleet: FleetRepo, *, replace: bool = False, source: str | None = None) -> Vendored:
     """Copy a package into a fleet repo and pin it; on any error nothing is left behind.
 
     Args:
         replace: overwrite this version if it is there with other content.
-        pack: make its folders of content tar.gz.
+        source: the registry that it came from, for the lock file.
 
     Raises:
         PackageInvalid: the package has findings.
@@ -110,9 +129,6 @@ def add_package(source: Path, fleet: FleetRepo, *, replace: bool = False, pack: 
         raise NoFleetRepo(
             f"there is no {FLEET_FILE} in {fleet.root}", remedy="make a fleet repo with `margo-gitops init DIR`"
         )
-    if not source.is_dir():
-        raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
-    package = offered_package(source, pack=pack)
     description = package.application.description.value
     key = (description.id, description.metadata.version)
     folder = f"applications/{package_folder(description)}"
@@ -137,16 +153,17 @@ def add_package(source: Path, fleet: FleetRepo, *, replace: bool = False, pack: 
         outcome = "unchanged"
     else:
         _put(package, target)
-    if pins.get(key) != package.application.digest:
+    entry = LockedApplication(*key, package.application.digest, source)
+    if pins.get(key) != entry:
         what, remedy = "the package is copied, but cannot be pinned", "fix this, then add the package again"
         with disk_errors(lock, what=what, error=PackageInvalid, remedy=remedy):
-            replace_file(lock, write_lock({**pins, key: package.application.digest}), mode=0o644)
+            replace_file(lock, write_locked({**pins, key: entry}.values()), mode=0o644)
     return Vendored(package, folder, outcome)
 
 
-def _pins(lock: Path) -> dict[tuple[str, str], Digest]:
+def _pins(lock: Path) -> dict[tuple[str, str], LockedApplication]:
     try:
-        return locked_digests(lock.read_bytes())
+        return locked_applications(lock.read_bytes())
     except FileNotFoundError:
         return {}
     except OSError as error:

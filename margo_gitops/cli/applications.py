@@ -10,7 +10,8 @@ import click
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import Package
-from margo_gitops.catalog.vendor import add_package, offered_package
+from margo_gitops.catalog.vendor import add_offered, offered_package
+from margo_gitops.cli import registries
 from margo_gitops.cli.completion import (
     complete_applications,
     complete_deployments,
@@ -26,11 +27,12 @@ from margo_gitops.documents.components import ParameterValue
 from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
 from margo_gitops.editing.applications import upgrade as upgrade_deployments
 from margo_gitops.editing.named import all_known, named_application
-from margo_gitops.errors import ReferenceUnknown
+from margo_gitops.errors import PackageInvalid, ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_catalog, catalog_page
 from margo_gitops.operations.catalog_text import compatibility_lines, list_lines, page_lines
 from margo_gitops.operations.compatibility import compatibility
 from margo_gitops.operations.fleet_input import read_intent, read_working_tree
+from margo_gitops.registry.references import parse_reference
 from margo_gitops.rendering.intent import Application
 from margo_gitops.wording import did_you_mean, json_text
 
@@ -40,30 +42,64 @@ def app() -> None:
     """Vendor, pin and inspect applications."""
 
 
+for _command in (
+    registries.new,
+    registries.pack,
+    registries.push,
+    registries.sign,
+    registries.verify,
+    registries.outdated,
+):
+    app.add_command(_command)
+
+
 @app.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("source", metavar="PATH|oci://REGISTRY/NAME:VERSION")
 @click.option("--replace", is_flag=True, help="Overwrite this version if it exists with other content.")
 @click.option("--pack", is_flag=True, help="Make its folders of content tar.gz, which devices can fetch over https.")
+@registries.key_option
+@registries.registry_options
 @edit_options
-def add(path: Path, replace: bool, pack: bool, editing: Editing) -> None:
-    """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
-    if editing.commit or editing.dry_run:
-        base = editing.base()
-        package = offered_package(path, pack=pack)
+def add(source: str, replace: bool, pack: bool, key: Path | None, reach: registries.Reach, editing: Editing) -> None:
+    """Copy a package into the fleet repo, and pin its digest in applications.lock.
+
+    The package is a folder, or a version in a registry. Of a registry, the lock file keeps the digest too, and devices
+    get the content of components from there.
+    """
+    base = editing.base() if editing.commit or editing.dry_run else None
+    if base is None:
+        editing.refuse_branch()
+    package, origin = _offered(source, key, reach, pack=pack)
+    if base is not None:
         _print_findings(package)
-        editing.finish(base, add_edit(base, package, replace=replace))
+        editing.finish(base, add_edit(base, package, replace=replace, source=origin))
         return
-    editing.refuse_branch()
-    vendored = add_package(path, FleetRepo.find(editing.fleet), replace=replace, pack=pack)
+    vendored = add_offered(package, FleetRepo.find(editing.fleet), replace=replace, source=origin)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
     say(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
     say(f"  {vendored.package.application.digest}")
 
 
+def _offered(
+    source: str, key: Path | None, reach: registries.Reach, *, pack: bool = False
+) -> tuple[Package, str | None]:
+    """Return the package in a folder or a registry, and where in a registry it is."""
+    if registries.is_reference(source):
+        if pack:
+            raise click.UsageError("--pack is for a folder: content from a registry is packed already")
+        package, fetched = reach.package(parse_reference(source), key)
+        return package, str(fetched.reference)
+    if key is not None:
+        raise click.UsageError("--key is for a package in a registry")
+    if not Path(source).is_dir():
+        raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
+    return offered_package(Path(source), pack=pack), None
+
+
 @app.command()
 @click.argument("application", metavar="APP", shell_complete=complete_applications)
-@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.argument("source", metavar="[PATH|oci://REGISTRY/NAME:VERSION]", required=False)
 @click.option(
     "--to", "version", metavar="VERSION", help="A version in the fleet repo.", shell_complete=complete_versions
 )
@@ -75,23 +111,27 @@ def add(path: Path, replace: bool, pack: bool, editing: Editing) -> None:
     help="Upgrade only this deployment; repeatable. Default: every deployment of APP.",
     shell_complete=complete_deployments,
 )
+@registries.key_option
+@registries.registry_options
 @edit_options
 def upgrade(
     application: str,
-    source: Path | None,
+    source: str | None,
     version: str | None,
     deployments: tuple[str, ...],
+    key: Path | None,
+    reach: registries.Reach,
     editing: Editing,
 ) -> None:
-    """Move the deployments of APP to another version: the package in SOURCE, the version of --to, or the newest one.
+    """Move the deployments of APP to another version: a package, the version of --to, or the newest one vendored.
 
     The command vendors and pins the package as `app add` does. It prints what changes for the deployments: parameters
     with their defaults and rules, and profiles with what they need from devices. If a deployment would break, it prints
     each reason and writes nothing.
     """
     base = editing.base()
-    package = offered_package(source) if source is not None else None
-    made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments))
+    package, origin = _offered(source, key, reach) if source is not None else (None, None)
+    made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments, origin))
     if package is not None:
         _print_findings(package)
     _print_steps(application, made, to_errors=editing.dry_run)

@@ -38,6 +38,7 @@ COMMANDS = {
     "keys": "margo_gitops.cli.keys:keys",
     "plan": "margo_gitops.cli.plan:plan",
     "publish": "margo_gitops.cli.publish:publish",
+    "registry": "margo_gitops.cli.registries:registry",
     "render": "margo_gitops.cli.render:render",
     "revert": "margo_gitops.cli.deploy:revert",
     "secret": "margo_gitops.cli.secret:secret",

@@ -366,6 +366,13 @@ class LockedApplication:
     digest: Annotated[
         DigestText, About("Digest of the package folder's file list, as sha256sum prints it, sorted by path.")
     ]
+    source: Annotated[
+        str | None,
+        About(
+            "The registry that it came from, with the digest of its manifest; `app outdated` asks it.",
+            ("oci://registry.example.com/acme/hmi:1.4.0@sha256:" + "0" * 64,),
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from margo_gitops.catalog.file_tree import RootTree
-from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, package_folder, write_lock
-from margo_gitops.digests import Digest
+from margo_gitops.catalog.package import LOCK_FILE, Package, locked_applications, package_folder, write_locked
 from margo_gitops.documents.application import ApplicationDescription, DeploymentProfile, DescribedParameter
 from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, LockedApplication
 from margo_gitops.documents.nodes import Json, exact
@@ -23,19 +22,26 @@ from margo_gitops.values import dataclass
 from margo_gitops.wording import json_text, shortened
 
 
-def add_edit(base: Base, package: Package, *, replace: bool = False) -> Edit:
+def add_edit(base: Base, package: Package, *, replace: bool = False, source: str | None = None) -> Edit:
     """Return the edit that vendors a package and pins it.
+
+    Args:
+        source: the registry that it came from.
 
     Raises:
         PackageExists: this version is there with other content, and may not be replaced.
     """
     description = package.application.description.value
     name, version = description.id, description.metadata.version
-    return make_edit(f"Add {name} {version}", ["add", name, version], vendored(base, package, replace=replace))
+    changes = vendored(base, package, replace=replace, source=source)
+    return make_edit(f"Add {name} {version}", ["add", name, version], changes)
 
 
-def vendored(base: Base, package: Package, *, replace: bool = False) -> list[FileChange]:
+def vendored(base: Base, package: Package, *, replace: bool = False, source: str | None = None) -> list[FileChange]:
     """Return what puts a package into the fleet repo and pins it; nothing where it is there already.
+
+    Args:
+        source: the registry that it came from.
 
     Raises:
         PackageExists: this version is there with other content, and may not be replaced.
@@ -52,7 +58,8 @@ def vendored(base: Base, package: Package, *, replace: bool = False) -> list[Fil
             remedy="raise the version in the package; a version is published once",
         )
     files = {path: file.read() for path, file in package.files.items()}
-    return [*folder_changes(base.tree, folder, files), pinned(base.tree, key, package.application.digest)]
+    entry = LockedApplication(*key, package.application.digest, source)
+    return [*folder_changes(base.tree, folder, files), pinned(base.tree, entry)]
 
 
 def folder_changes(tree: RootTree, folder: str, files: Mapping[str, bytes]) -> Iterator[FileChange]:
@@ -63,7 +70,7 @@ def folder_changes(tree: RootTree, folder: str, files: Mapping[str, bytes]) -> I
         yield FileChange(path, there[path].read() if path in there else None, wanted.get(path))
 
 
-def pinned(tree: RootTree, key: tuple[str, str], digest: Digest) -> FileChange:
+def pinned(tree: RootTree, entry: LockedApplication) -> FileChange:
     """Return what pins a package in `applications.lock`.
 
     Raises:
@@ -72,11 +79,10 @@ def pinned(tree: RootTree, key: tuple[str, str], digest: Digest) -> FileChange:
     """
     file = tree.file(LOCK_FILE)
     if file is None:
-        return FileChange(LOCK_FILE, None, write_lock({key: digest}))
+        return FileChange(LOCK_FILE, None, write_locked([entry]))
     content = file.read()
-    pins = {**locked_digests(content), key: digest}
-    entries = tuple(LockedApplication(*each, pins[each]) for each in sorted(pins))
-    value = write(ApplicationsLock(entries))
+    pins = {**locked_applications(content), (entry.id, entry.version): entry}
+    value = write(ApplicationsLock(tuple(pins[each] for each in sorted(pins))))
     return FileChange(LOCK_FILE, content, rewritten(content, LOCK_FILE, value))
 
 
@@ -88,12 +94,14 @@ class UpgradeRequest:
         package: a package to vendor; None: the version is in the fleet repo already.
         version: None: that of the package, or the newest one in the fleet repo.
         deployments: names; empty: every deployment of the application.
+        source: the registry that the package came from.
     """
 
     application: str
     package: Package | None = None
     version: str | None = None
     deployments: tuple[str, ...] = ()
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,9 @@ def upgrade(base: Base, request: UpgradeRequest) -> Upgrade:
     description = _new_description(base.intent, request)
     version = description.metadata.version
     moving = _moving(base.intent, request, version)
-    changes: list[FileChange] = vendored(base, request.package) if request.package is not None else []
+    changes: list[FileChange] = []
+    if request.package is not None:
+        changes = vendored(base, request.package, source=request.source)
     changes += [with_version(each, version) for each in moving]
     steps = tuple(_step(base.intent, old, moving, description) for old in _versions(moving))
     notes = [

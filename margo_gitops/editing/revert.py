@@ -11,7 +11,7 @@ from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_history import is_cut_off
 from margo_gitops.catalog.fleet_repo import GitTree
 from margo_gitops.catalog.package import package_folder
-from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.fleet_kinds import Deployment, LockedApplication
 from margo_gitops.editing.applications import folder_changes, pinned
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
 from margo_gitops.editing.named import unknown
@@ -184,4 +184,4 @@ def _application(
     folder = f"applications/{package_folder(application.description.value)}"
     files = {file.path[len(folder) + 1 :]: file.read() for file in tree.files(folder)}
     yield from folder_changes(base.tree, folder, files)
-    yield pinned(base.tree, key, application.digest)
+    yield pinned(base.tree, LockedApplication(*key, application.digest))

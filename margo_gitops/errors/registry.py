@@ -87,3 +87,13 @@ class PackageKeyUnusable(MargoGitopsError):
 
     code = "MG2008"
     exit_code = ExitCode.USAGE
+
+
+class VersionPublished(MargoGitopsError):
+    """This version of a package or component is in the registry with other content.
+
+    Devices and fleets may use it already, so a version is published once. Raise the version, or replace it on purpose.
+    Nothing was pushed.
+    """
+
+    code = "MG2009"

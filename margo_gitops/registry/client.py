@@ -10,14 +10,17 @@ OCI-7  A server that asks to wait is waited for where the caller says how long; 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final, Self
 from urllib.parse import urljoin, urlsplit
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.errors import RegistryLacks, RegistryMisbehaved, TransportError
+from margo_gitops.registry.credentials import HostCredentials, find_credentials
 from margo_gitops.registry.manifests import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -88,14 +91,22 @@ class _Place:
 class RegistryClient:
     """Reads registries, each over one kept connection. Not for two threads at a time."""
 
-    def __init__(self, settings: RegistrySettings | None = None, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        settings: RegistrySettings | None = None,
+        *,
+        patience: Patience | None = None,
+        credentials: Callable[[str], HostCredentials | None] | None = None,
+    ) -> None:
         """Take the settings; nothing is opened or read yet.
 
         Args:
             patience: how long servers that ask for it are waited for, in all; None: not at all.
+            credentials: returns those for a host; None: they are in the file that the settings name.
         """
         self._settings = settings or RegistrySettings()
         self._patience = patience or Patience(0)
+        self._credentials = credentials or partial(_credentials, self._settings.credentials_file)
         self._servers: dict[str, RegistryServer] = {}
 
     def close(self) -> None:
@@ -113,8 +124,16 @@ class RegistryClient:
     def server(self, host: str) -> RegistryServer:
         """Return what speaks with a host."""
         if host not in self._servers:
-            self._servers[host] = RegistryServer(self._settings, host, self._patience)
+            self._servers[host] = RegistryServer(self._settings, host, self._patience, self._credentials)
         return self._servers[host]
+
+    def check_login(self, host: str, *, deadline: Deadline | None = None) -> None:
+        """Ask a registry whether it knows this user (RegistryRefused: it does not; TransportError: no answer)."""
+        deadline = deadline or Deadline(_SECONDS, _SILENCE)
+        with self.server(host).exchange("GET", "/v2/", "", {}, b"", MOST_BYTES, deadline) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise refused(host, answer, "the registry")
+            drained(answer)
 
     def fetch(self, reference: Reference, *, deadline: Deadline | None = None) -> Fetched:
         """Return the manifest or index that a reference means, verified if it names a digest.
@@ -304,6 +323,10 @@ class RegistryClient:
         )
         with elsewhere as answer:
             yield answer
+
+
+def _credentials(file: Path | None, host: str) -> HostCredentials | None:
+    return find_credentials(file, host) if file is not None else None
 
 
 @dataclass(frozen=True, slots=True)

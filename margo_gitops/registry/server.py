@@ -20,7 +20,7 @@ from margo_gitops.errors import (
     TransportError,
 )
 from margo_gitops.registry.authentication import Authentication
-from margo_gitops.registry.credentials import HostCredentials, find_credentials
+from margo_gitops.registry.credentials import HostCredentials
 from margo_gitops.registry.manifests import read_foreign
 from margo_gitops.registry.settings import RegistrySettings, web_source
 from margo_gitops.values import dataclass
@@ -60,7 +60,13 @@ class RegistryServer:
         meter: counts what was sent and received.
     """
 
-    def __init__(self, settings: RegistrySettings, host: str, patience: Patience) -> None:
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        host: str,
+        patience: Patience,
+        credentials: Callable[[str], HostCredentials | None],
+    ) -> None:
         access = settings.access(host)
         source = web_source(access, proxy_from_environment=settings.proxy_from_environment)
         self.host = host
@@ -71,7 +77,7 @@ class RegistryServer:
         self._connection = WebConnection(source, self.meter)
         self._authentication = Authentication(
             access,
-            partial(_credentials, settings.credentials_file, host),
+            partial(credentials, host),
             proxy_from_environment=settings.proxy_from_environment,
         )
 
@@ -122,10 +128,6 @@ class RegistryServer:
                 renewed = True
             elif not self._patience.wait(pause):
                 raise SourceBusy(f"{said}: come back later", retry_after=pause)
-
-
-def _credentials(file: Path | None, host: str) -> HostCredentials | None:
-    return find_credentials(file, host) if file is not None else None
 
 
 def drained(answer: WebAnswer) -> bytes:
