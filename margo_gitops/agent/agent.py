@@ -40,6 +40,7 @@ from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.service.wakes import Wakes
 from margo_gitops.agent.settings.configuration import (
     CAPABILITIES_FILE,
+    CARRIED_NUMBER_FILE,
     MARK_KEY_FILE,
     RECEIPTS_FOLDER,
     AgentConfiguration,
@@ -61,7 +62,7 @@ CLIENT_ID_FILE: Final = "client-id.json"
 APPLIERS_FOLDER: Final = "appliers"
 _FILES: Final = (
     *(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, wiring.REPORTS_CLIENT_ID_FILE, FRESHNESS_FILE),
-    *(MARK_KEY_FILE, SUSPENDED_FILE, APPLY_FILE, CAPABILITIES_FILE),
+    *(MARK_KEY_FILE, SUSPENDED_FILE, APPLY_FILE, CAPABILITIES_FILE, CARRIED_NUMBER_FILE),
 )
 
 Clock = Callable[[], float]

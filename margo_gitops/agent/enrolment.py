@@ -24,7 +24,7 @@ from typing import Final
 from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import Environment
-from margo_gitops.agent.settings.invitation import NEW_ONE, Invitation, agent_files
+from margo_gitops.agent.settings.invitation import NEW_ONE, Invitation, agent_files, ask_on_stick
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
@@ -141,6 +141,10 @@ def enroll(
             _put(folder / NEW_AUTHORITY_FILE, invitation.authority)
         device_key = _device_key(key or folder / KEY_FILE, make=key is None)
         say(f"the key of this device is {device_key.public.fingerprint}")
+        if invitation.asks:
+            invitation = ask_on_stick(invitation, device_key.public, device_key.sign)
+        if invitation.key not in (None, str(device_key.public)):
+            raise EnrolmentUnusable("this is for a device with another key", remedy=NEW_ONE)
         if invitation.server is None:
             settled = _alone(invitation)
         else:
@@ -157,6 +161,8 @@ def _alone(invitation: Invitation) -> _Settled:
     if invitation.document is None or invitation.device is None:
         raise EnrolmentUnusable("there is no server, and no file that says all of it", remedy=NEW_ONE)
     document = begin(invitation.document, invitation.trust)
+    if invitation.stick is not None:
+        return _Settled(invitation.device, {"stick": {"path": str(invitation.stick)}}, document.content)
     kind, url = ("git", invitation.git) if invitation.git else ("http", invitation.http)
     source: dict[str, Json] = {"url": url, **_authority(invitation)}
     return _Settled(invitation.device, {kind: source}, document.content)

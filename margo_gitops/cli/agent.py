@@ -46,7 +46,7 @@ def agent() -> None:
 
 
 @agent.command()
-@click.argument("where", metavar="URL|FILE")
+@click.argument("where", metavar="URL|FILE|FOLDER")
 @config_option
 @click.option("--code-file", type=_FILE, help="The code of `device enroll`, in a file; - for standard input.")
 @click.option("--device", "device_id", metavar="ID", help="The id that this device has, or asks for.")
@@ -71,7 +71,8 @@ def enroll(
     """Enrol this device, and write the agent's configuration.
 
     At the URL of a server, with the code that `margo-gitops device enroll` printed; without --code-file, it is asked
-    for. Or with the FILE that this command wrote. Run it again after an interruption: it continues.
+    for. Or with the FILE that this command wrote. Run it again after an interruption: it continues. Without a line, the
+    FOLDER on a stick takes the request home; when it was approved, the same command finds the answer there.
 
     Exit status: 0 enrolled, 2 usage or disk, 3 transport (try again), 4 refused, 75 the key waits for approval.
     """
@@ -87,6 +88,11 @@ def enroll(
         )
         if code_file is not None or trust_document is None:
             given = given.with_code(_code(code_file))
+    elif Path(where).is_dir():
+        if code_file or ca_file:
+            raise click.UsageError("a stick needs no --code-file and no --ca-file")
+        document = read_given(trust_document) if trust_document else None
+        given = Invitation(device=device_id, stick=Path(where).absolute(), document=document, asks=True)
     elif code_file or device_id or trust_document or ca_file:
         raise click.UsageError(
             "a FILE of `device enroll` has all of that; name only --config, --key, --base and --wait"

@@ -40,6 +40,7 @@ COMMANDS = {
     "publish": "margo_gitops.cli.publish:publish",
     "registry": "margo_gitops.cli.registries:registry",
     "render": "margo_gitops.cli.render:render",
+    "reports": "margo_gitops.cli.reports:reports",
     "revert": "margo_gitops.cli.deploy:revert",
     "secret": "margo_gitops.cli.secret:secret",
     "serve": "margo_gitops.cli.serve:serve",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import click
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import LogFormat
+from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.run import run_once
 from margo_gitops.agent.settings.configuration import SourceSettings
 from margo_gitops.cli.device_orders import config_option, load_configuration
@@ -64,6 +66,33 @@ def apply(place: Path, config: Path | None, log_format: LogFormat, *, retry: boo
     source = SourceSettings(stick=StickSettings(place.absolute()))
     outcome = run_once(replace(configuration, source=source), log_format, retry=retry, at_once=at_once)
     _end(outcome, f"bundle: {outcome.poll}")
+
+
+@bundle.command()
+@click.argument("place", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER")
+@config_option
+def receipts(place: Path, config: Path | None) -> None:
+    """Write this device's reports and receipts into the folder on a stick, signed with its key.
+
+    `agent bundle apply` does this, too. The operator takes them with `margo-gitops reports import`.
+    """
+    from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
+    from margo_gitops.agent.memory.receipt_store import ReceiptStore
+    from margo_gitops.agent.report.wiring import stick_reporter
+    from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER
+
+    configuration = load_configuration(config)
+    refuse_other_user(configuration.state_folder)
+    journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
+    if journal is None or configuration.receipts is None:
+        what = "this device has done nothing yet" if journal is None else "this device signs no reports"
+        remedy = "apply a bundle first" if journal is None else "add receipts: {} to its configuration"
+        raise AgentMisconfigured(what, remedy=remedy)
+    store = ReceiptStore(configuration.state_folder / RECEIPTS_FOLDER, writes=False)
+    with journal:
+        reporter = stick_reporter(configuration, place.absolute(), journal, lambda _event: None, time.time, store)
+        written = reporter is not None and reporter.write()
+    say(f"the reports of {configuration.device} are {'written' if written else 'there already'}")
 
 
 def _end(outcome: Outcome, how: str) -> None:

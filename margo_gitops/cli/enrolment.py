@@ -22,6 +22,7 @@ from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
 from margo_gitops.documents.yaml_text import write_yaml
+from margo_gitops.editing.carried_enrolment import answer_on, requests_on
 from margo_gitops.editing.devices import name_receipt_keys
 from margo_gitops.editing.keys import FleetKeys, read_key_file
 from margo_gitops.errors import EnrolmentNotMade
@@ -46,12 +47,18 @@ _server = click.option(
     "--server", type=_FILE, required=True, help="The server's configuration: run this on its machine."
 )
 
+_server_or_none = click.option("--server", type=_FILE, help="The server's configuration: run this on its machine.")
+_stick = click.option(
+    "--stick", type=click.Path(path_type=Path, file_okay=False, exists=True), help="The folder on the stick that came."
+)
+
 
 @device.command()
 @click.argument("device_id", metavar="ID")
 @click.option("--server", type=_FILE, help="The server's configuration: run this on its machine.")
 @click.option("--git", metavar="URL", help="Without a server: the state repo that the device pulls from.")
 @click.option("--http", metavar="URL", help="Without a server: the static files that the device pulls.")
+@click.option("--stick", metavar="PATH", help="Without a line: where the device finds the stick that is brought to it.")
 @click.option("--valid-for", type=Duration(), default="1h", show_default=True, help="Until the secret ends: 30m, 24h.")
 @click.option("--public-key", type=_FILE, metavar="FILE.pub", help="The device's key, prepared before: no secret then.")
 @click.option("--trust-document", type=_FILE, help="What the device begins with. Default: the newest that counts.")
@@ -63,6 +70,7 @@ def enroll(
     server: Path | None,
     git: str | None,
     http: str | None,
+    stick: str | None,
     valid_for: int,
     public_key: Path | None,
     trust_document: Path | None,
@@ -75,8 +83,8 @@ def enroll(
     On the device: `margo-gitops agent enroll`. The next enrolment of an id replaces the one before. Without a server,
     the file has what the device needs to begin; give it the credentials of the git host in another way.
     """
-    if sum(each is not None for each in (server, git, http)) != 1:
-        raise click.UsageError("name one of --server, --git and --http")
+    if sum(each is not None for each in (server, git, http, stick)) != 1:
+        raise click.UsageError("name one of --server, --git, --http and --stick")
     if not is_client(device_id):
         raise EnrolmentNotMade(f"{device_id!r} cannot be enrolled", remedy="name a device id without a slash")
     authority = _pem(ca_file) if ca_file is not None else None
@@ -84,7 +92,8 @@ def enroll(
         if target is None:
             raise click.UsageError("without a server, a file is carried to the device: name it with --output")
         document = _given(trust_document) or _newest(FleetKeys.read(fleet))
-        _write(target, DeviceEnrolment(device_id, _text(document), certificate_authority=authority, git=git, http=http))
+        made = DeviceEnrolment(device_id, _text(document), None, None, None, authority, git, http, stick)
+        _write(target, made)
         return
     configuration, settings = _configured(server)
     document = _given(trust_document) or _served(configuration, device_id)
@@ -111,11 +120,22 @@ def enroll(
 
 
 @device.command()
-@_server
+@_server_or_none
+@_stick
 @output_option()
-def enrolments(server: Path, output: str) -> None:
-    """List what a server knows: enrolled devices, keys that wait for approval, and secrets that were not used."""
-    configuration, _ = _configured(server)
+def enrolments(server: Path | None, stick: Path | None, output: str) -> None:
+    """List what a server knows: enrolled devices, keys that wait for approval, and secrets that were not used.
+
+    With --stick, list the requests that a person carried here.
+    """
+    if (server is None) == (stick is None):
+        raise click.UsageError("name one of --server and --stick")
+    if stick is not None:
+        asked = [(request.device, "pending", key.fingerprint) for request, key in requests_on(stick)]
+        rows = [dict(zip(("device", "state", "key"), each, strict=True)) for each in asked]
+        show(output, rows, table_lines([("DEVICE", "STATE", "KEY"), *asked]))
+        return
+    configuration, _ = _configured(server or Path())
     with opened_registry(configuration) as registry:
         found = registry.listed()
     rows = [_row(each) for each in found]
@@ -125,12 +145,31 @@ def enrolments(server: Path, output: str) -> None:
 @device.command()
 @click.argument("device_id", metavar="ID")
 @click.option("--fingerprint", required=True, help="Of the key that waits, as the device shows it: SHA256:…")
-@_server
-def approve(device_id: str, fingerprint: str, server: Path) -> None:
-    """Enrol the key that waits as the device ID. First compare the fingerprint with the one that the device shows."""
+@_server_or_none
+@_stick
+@fleet_option
+def approve(device_id: str, fingerprint: str, server: Path | None, stick: Path | None, fleet: Path) -> None:
+    """Enrol the key that waits as the device ID. First compare the fingerprint with the one that the device shows.
+
+    With --stick, the answer goes back to the device on the stick that brought its request.
+    """
     if not is_client(device_id):
         raise EnrolmentNotMade(f"{device_id!r} cannot be enrolled", remedy="name a device id without a slash")
-    with _registry(server) as registry:
+    if (server is None) == (stick is None):
+        raise click.UsageError("name one of --server and --stick")
+    if stick is not None:
+        asked = {(request.device, key.fingerprint): key for request, key in requests_on(stick)}
+        if (device_id, fingerprint) not in asked:
+            remedy = f"list what waits: margo-gitops device enrolments --stick {stick}"
+            raise EnrolmentNotMade(f"no such key waits to be {device_id}", remedy=remedy)
+        public = str(asked[device_id, fingerprint])
+        answer_on(
+            stick, DeviceEnrolment(device_id, _text(_newest(FleetKeys.read(fleet))), stick="/", public_key=public)
+        )
+        say(f"{device_id} with {fingerprint} finds its answer on the stick")
+        _receipt_key_note(device_id, public)
+        return
+    with _registry(server or Path()) as registry:
         held = [each for each in registry.listed() if each.device == device_id and each.state in _KNOWN]
         key = registry.approve(device_id, fingerprint)
         if key is None:

@@ -44,6 +44,14 @@ class EnrolmentRequest(OwnKind):
 
 
 @dataclass(frozen=True, slots=True)
+class StickRequest(OwnKind):
+    """What a device without a line signs, and a person carries to who approves it (docs/sticks.md)."""
+
+    public_key: Annotated[KeyText, About("The device's key. It signs this text.")]
+    device: Annotated[DeviceName, About("The id that the device asks for.")]
+
+
+@dataclass(frozen=True, slots=True)
 class EnrolmentEnvelope:
     """A request as it is sent."""
 
@@ -79,15 +87,31 @@ class DeviceEnrolment(OwnKind):
     certificate_authority: Annotated[str | None, About("Certificates (PEM) that the device trusts for TLS.")] = None
     git: Annotated[str | None, About("Without a server: the state repo that the device pulls from by git.")] = None
     http: Annotated[str | None, About("Without a server: where the device pulls from over HTTP.")] = None
+    stick: Annotated[str | None, About("Without a line: where the device finds the stick.", ("/media/margo",))] = None
+    public_key: Annotated[KeyText | None, About("The one key that it is for; absent: for any.")] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a place that is missing or named twice, and a secret for no server."""
-        if sum(each is not None for each in (self.server, self.git, self.http)) != 1:
-            yield Problem((), "must name exactly one of server, git and http")
+        if sum(each is not None for each in (self.server, self.git, self.http, self.stick)) != 1:
+            yield Problem((), "must name exactly one of server, git, http and stick")
         if self.secret is not None and self.server is None:
             yield Problem(("secret",), "there is no server that it is for")
         if self.expires is not None:
             yield from moment_problems(expires=self.expires)
+
+
+ENROLMENT_FOLDER: Final = "enrolment"
+"""On a stick: requests, and what answers them."""
+
+
+def request_name(key: str) -> str:
+    """Return the name of a device's request on a stick: the same device asks under the same name."""
+    return f"{sha256(key.encode()).removeprefix('sha256:')[:16]}.json"
+
+
+def approval_name(key: str) -> str:
+    """Return the name of what answers the request of a key."""
+    return request_name(key).replace(".json", ".yaml")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from margo_gitops.errors.agent import *
 from margo_gitops.errors.apply import *
 from margo_gitops.errors.audit import *
 from margo_gitops.errors.base import *
+from margo_gitops.errors.carried import *
 from margo_gitops.errors.cluster import *
 from margo_gitops.errors.conformance import *
 from margo_gitops.errors.content import *

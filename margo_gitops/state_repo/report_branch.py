@@ -3,6 +3,7 @@
     <two hex digits>/<client>/capabilities/<device>.json
     <two hex digits>/<client>/status/<deployment id>.json
     <two hex digits>/<client>/receipts/latest.json
+    <two hex digits>/<client>/carried/latest.json          the newest file that a person carried home (docs/sticks.md)
     <two hex digits>/<client>/identity/copied.json         the server noticed a copy of the device
 
 The digits, of the client name's sha256, keep the folders small: a commit of one report writes four small trees, however
@@ -33,7 +34,7 @@ _STALE_LOCK_SECONDS: Final = 60.0
 COMPACT_LOCK: Final = "margo-gitops-compact.lock"
 """Held while objects are removed that no ref leads to: a report may hold the same bytes again, and counts on them."""
 
-ReportKind: TypeAlias = Literal["capabilities", "status", "receipts", "identity"]
+ReportKind: TypeAlias = Literal["capabilities", "status", "receipts", "carried", "identity"]
 LATEST: Final = "latest"
 """The one file of receipts that a client has: those that came since the commit before."""
 
@@ -44,7 +45,7 @@ class ReportKey:
 
     Attributes:
         client: the client that reported.
-        name: the device id of capabilities, the deployment id of a status, `latest` for receipts, `copied`.
+        name: the device id of capabilities, the deployment id of a status, `latest` for receipts and carried, `copied`.
     """
 
     client: str
@@ -90,6 +91,14 @@ class ReportBranch:
         self._compact_lock = folder / COMPACT_LOCK
         # A commit that a report's journal counts as done must survive a power cut.
         pygit2.option(Option.ENABLE_FSYNC_GITDIR, True)
+
+    def read(self, key: ReportKey) -> bytes | None:
+        """Return what the branch has; None if it does not exist."""
+        try:
+            found = self._repository.revparse_single(f"{REPORTS_REF}:{'/'.join(key.path)}")
+        except (KeyError, ValueError, pygit2.GitError):
+            return None
+        return found.data if isinstance(found, pygit2.Blob) else None
 
     def commit(
         self,

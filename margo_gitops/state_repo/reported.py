@@ -216,7 +216,7 @@ def key_of(path: str) -> ReportKey | None:
     name = parts[3].removesuffix(_SUFFIX)
     kind = cast("ReportKind", parts[2])
     about = _decoded(name.encode()) if kind == "capabilities" else name
-    if client is None or about is None or (kind == "receipts" and name != LATEST):
+    if client is None or about is None or (kind in ("receipts", "carried") and name != LATEST):
         return None
     key = ReportKey(client, kind, about)
     return key if "/".join(key.path) == path else None
@@ -227,6 +227,12 @@ def read_copied(content: bytes) -> str | None:
     document = _json(content)
     noticed = document.get("noticed") if isinstance(document, dict) else None
     return noticed if isinstance(noticed, str) and _MOMENT.fullmatch(noticed) else None
+
+
+def read_taken(content: bytes) -> bool:
+    """Return whether a document is what is remembered of reports that were carried home."""
+    document = _json(content)
+    return isinstance(document, dict) and isinstance(document.get("number"), int)
 
 
 def read_status(content: bytes) -> ReportedStatus | None:

@@ -19,6 +19,7 @@ from margo_gitops.documents.enrolment import (
     EnrolmentAnswer,
     EnrolmentEnvelope,
     EnrolmentRequest,
+    StickRequest,
 )
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.nodes import Bounds
@@ -35,9 +36,10 @@ from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.trust_document import FleetTrust, first
 
 T = TypeVar("T")
+R = TypeVar("R", EnrolmentRequest, StickRequest)
 
 
-def write_request(request: EnrolmentRequest, sign: Callable[[bytes], str]) -> bytes:
+def write_request(request: EnrolmentRequest | StickRequest, sign: Callable[[bytes], str]) -> bytes:
     """Return the bytes of a request that is signed (RFC 8785).
 
     Args:
@@ -49,8 +51,17 @@ def write_request(request: EnrolmentRequest, sign: Callable[[bytes], str]) -> by
 
 def read_request(content: bytes) -> tuple[EnrolmentRequest, SshPublicKey]:
     """Return a request and the key that signed it (ENROL-1; EnrolmentInvalid: it is malformed, or not signed by it)."""
+    return _signed(EnrolmentRequest, content)
+
+
+def read_stick_request(content: bytes) -> tuple[StickRequest, SshPublicKey]:
+    """Return a request from a stick and the key that signed it (ENROL-1; EnrolmentInvalid, as for the others)."""
+    return _signed(StickRequest, content)
+
+
+def _signed(kind: type[R], content: bytes) -> tuple[R, SshPublicKey]:
     envelope = _read(EnrolmentEnvelope, content, "request", MAX_REQUEST_BYTES)
-    request = _read(EnrolmentRequest, envelope.request.encode(), "request", MAX_REQUEST_BYTES)
+    request = _read(kind, envelope.request.encode(), "request", MAX_REQUEST_BYTES)
     try:
         key = read_public_key(*request.public_key.split(" "))
         parse_signature(envelope.signature).verify(envelope.request.encode(), key, ENROLMENT_NAMESPACE)

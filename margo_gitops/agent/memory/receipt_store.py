@@ -40,6 +40,7 @@ MOST_WAITING: Final = 1000
 MOST_PUSHED: Final = MAX_RECEIPTS
 """How many stay of a device that pushes them: no one says that they arrived, and each push replaces the one before."""
 MOST_SENT_BYTES: Final = 192 * 1024
+MOST_CARRIED_BYTES: Final = 8 * 1024 * 1024
 LATEST: Final = ("receipts", "latest.json")
 _SENT: Final = "sent"
 _NAME: Final = re.compile(r"([1-9][0-9]{0,15})\.json")
@@ -151,6 +152,18 @@ class ReceiptStore:
             found.append(held[0])
             last = number
         return Unsent(last, write_receipts(tuple(found))) if found else None
+
+    def carried(self) -> tuple[SignedReceipt, ...]:
+        """Return the newest receipts that have not arrived, as many as a file of reports takes, oldest first."""
+        found: list[SignedReceipt] = []
+        size = 0
+        for number in reversed(self._waiting()):
+            held = self._read(number)
+            size += len(held[0].receipt) * 2 if held else 0
+            if size > MOST_CARRIED_BYTES:
+                break
+            found += [held[0]] if held else []
+        return tuple(reversed(found))
 
     def files(self) -> dict[tuple[str, ...], bytes]:
         """Return what a device pushes of them, by path in its branch of reports."""

@@ -169,33 +169,43 @@ class ReceiptMaker:
 
     def _sign(self, text: str) -> str:
         """Return the signature; another process makes it, since what signs is large (APART-1)."""
-        content = self._private_key()
+        return sign_as_device(text, RECEIPT_NAMESPACE, self.key, self.store.key)
 
-        def signature() -> bytes:
-            return sign(text.encode(), parse_signing_key(content), RECEIPT_NAMESPACE).encode()
 
-        try:
-            return (answer_apart(_or_nothing(signature)) or signature()).decode("ascii")
-        except ValueError as error:
-            raise AgentMisconfigured(
-                "the key that signs receipts cannot be used",
-                where=Location(str(self.key or self.store.key)),
-                why=[str(error)],
-                remedy="name an OpenSSH ed25519 key without a passphrase, or none: the agent makes one",
-            ) from error
+def sign_as_device(text: str, namespace: str, named: Path | None, own: Path) -> str:
+    """Return the device's signature over a text.
 
-    def _private_key(self) -> bytes:
-        path = self.key or self.store.key
-        if self.key is None and not path.exists():
-            keep_file(path, answer_apart(new_private_key) or new_private_key())
-        return read_small_file(
-            path,
-            MAX_KEY_FILE_BYTES,
-            what="the key that signs receipts cannot be read",
-            error=AgentMisconfigured,
-            remedy="correct receipts.key, owner and mode of the file (0600)",
-            private=True,
-        )
+    Args:
+        named: its private key file; None: the one at `own`, made if it does not exist.
+
+    Raises:
+        AgentMisconfigured: the key cannot be used.
+        StateFolderUnusable, StorageFull: a new one cannot be kept.
+    """
+    path = named or own
+    if named is None and not path.exists():
+        keep_file(path, answer_apart(new_private_key) or new_private_key())
+    content = read_small_file(
+        path,
+        MAX_KEY_FILE_BYTES,
+        what="the key that signs receipts cannot be read",
+        error=AgentMisconfigured,
+        remedy="correct receipts.key, owner and mode of the file (0600)",
+        private=True,
+    )
+
+    def signature() -> bytes:
+        return sign(text.encode(), parse_signing_key(content), namespace).encode()
+
+    try:
+        return (answer_apart(_or_nothing(signature)) or signature()).decode("ascii")
+    except ValueError as error:
+        raise AgentMisconfigured(
+            "the key that signs receipts cannot be used",
+            where=Location(str(path)),
+            why=[str(error)],
+            remedy="name an OpenSSH ed25519 key without a passphrase, or none: the agent makes one",
+        ) from error
 
 
 def _with_secrets(held: TrustedState) -> Iterator[tuple[WorkloadKey, Digest]]:

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.pull.held import trusted_store
-from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
+from margo_gitops.agent.settings.configuration import CARRIED_NUMBER_FILE, RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.values import replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from margo_gitops.agent.pull.device_clock import DeviceClock
     from margo_gitops.agent.report.git_reporter import GitReporter
     from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.agent.report.stick_reporter import StickReporter
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
     from margo_gitops.transport.stick.stick_transport import StickTransport
@@ -38,8 +40,10 @@ def reporter_of(
     clock: Callable[[], float],
     abortable: Callable[[], AbstractContextManager[None]],
     receipts: ReceiptStore | None,
-) -> Reporter | GitReporter | None:
+) -> Reporter | GitReporter | StickReporter | None:
     """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
+    if configuration.reports is None and configuration.source.stick is not None:
+        return stick_reporter(configuration, configuration.source.stick.path, journal, record, clock, receipts)
     named = configuration.reports is not None and configuration.reports.origin
     if configuration.reports is None and configuration.source.http is None:
         return None
@@ -86,6 +90,33 @@ def reporter_of(
         abortable=abortable,
         origin=origin,
         receipts=receipts,
+    )
+
+
+def stick_reporter(
+    configuration: AgentConfiguration,
+    place: Path,
+    journal: Journal,
+    record: Record,
+    clock: Callable[[], float],
+    receipts: ReceiptStore | None,
+) -> StickReporter | None:
+    """Return what writes reports onto a stick; None where the device has no key to sign them with."""
+    if receipts is None or configuration.receipts is None:
+        return None
+    from margo_gitops.agent.report.stick_reporter import StickReporter
+    from margo_gitops.transport.stick.stick_transport import StickTransport
+
+    return StickReporter(
+        transport=StickTransport(place, configuration.device),
+        device=configuration.device,
+        capabilities=configuration.capability_files,
+        journal=journal,
+        receipts=receipts,
+        key=configuration.receipts.key,
+        memory=configuration.state_folder / CARRIED_NUMBER_FILE,
+        record=record,
+        clock=clock,
     )
 
 

@@ -45,6 +45,8 @@ CAPABILITIES_FILE: Final = "capabilities.json"
 """In the state folder: what the agent found out, and what a person's document says before that."""
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
+CARRIED_NUMBER_FILE: Final = "carried-number"
+"""In the state folder: what is known of the newest file of reports that a stick got."""
 
 
 @dataclass(frozen=True, slots=True)

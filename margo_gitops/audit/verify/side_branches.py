@@ -56,7 +56,7 @@ from margo_gitops.state_repo.freshness_refs import leaf_of
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.state_repo.pushed_reports import PushedReports
-from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_copied, read_status
+from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_copied, read_status, read_taken
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_chain
 from margo_gitops.trust.allowed_signers import AllowedSigners
@@ -366,6 +366,8 @@ class ReportCheck:
             about = status.deployment_id if status else None
         elif change.key.kind == "identity":
             about = "copied" if read_copied(content) else None
+        elif change.key.kind == "carried":
+            about = change.key.name if read_taken(content) else None
         else:
             about = _device(content)
         if about != change.key.name:

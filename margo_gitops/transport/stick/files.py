@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from margo_gitops.disk.files import reason
+from margo_gitops.disk.files import TEMPORARY_PREFIX, reason
 from margo_gitops.documents.tar import BLOCK, read_header
 from margo_gitops.errors import Location, SourceMisbehaved, SourceUnreachable
 from margo_gitops.values import dataclass
@@ -27,6 +27,7 @@ from margo_gitops.web.metering import Deadline
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE: Final = 256 * 1024
+_SECONDS: Final = 60.0
 _MOST_ENTRIES: Final = 100_000
 _NOT_PLAIN: Final = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR})
 
@@ -191,6 +192,40 @@ class _TarFile:
             places[entry.name] = at, entry.size
             at += entry.size + -entry.size % BLOCK
         raise ValueError("it is cut off")
+
+
+def read_home(place: Path, folder: str, name: str, most: int) -> bytes | None:
+    """Return a file that goes home on a stick; None if it does not exist, or nothing can be read there."""
+    with suppress(SourceUnreachable, SourceMisbehaved), opened_bundle(place, Deadline(_SECONDS, _SECONDS)) as bundle:
+        return read_file(bundle, f"{folder}/{name}", most) if bundle is not None else None
+    return None
+
+
+def write_home(place: Path, folder: str, name: str, content: bytes) -> None:
+    """Write a file into a folder on a stick, whole or not at all; no link is followed.
+
+    Raises:
+        OSError: it cannot be written, `place` is not a folder, or something else is in the way.
+    """
+    opened = [os.open(place, _FOLDER)]
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(folder, dir_fd=opened[0])
+        opened.append(os.open(folder, _FOLDER, dir_fd=opened[0]))
+        made = TEMPORARY_PREFIX + name
+        with suppress(FileNotFoundError):
+            os.unlink(made, dir_fd=opened[1])
+        file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=opened[1])
+        opened.append(file)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(file, view) :]
+        os.fsync(file)
+        os.rename(made, name, src_dir_fd=opened[1], dst_dir_fd=opened[1])
+        os.fsync(opened[1])
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @contextmanager
