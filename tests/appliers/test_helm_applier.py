@@ -182,7 +182,7 @@ def test_a_stop_of_the_agent_ends_helm_and_the_next_start_takes_it_up(site):
     update = site.workload({"image": "unready:1"}, timeout="1m0s")
 
     def asked():
-        return "unready:1" in site.kubectl("get", "pods", "-o", "jsonpath={..image}")
+        return any(pod["spec"]["containers"][0]["image"] == "unready:1" for pod in site.listed("Pod"))
 
     with pytest.raises(StepInterrupted):
         site.applier(interrupted=asked).install(update)
