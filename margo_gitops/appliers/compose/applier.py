@@ -242,7 +242,7 @@ class ComposeApplier:
         if workload.artifact is None:
             raise WorkloadUnsupported(
                 f"the deployment names no content for component {workload.component.name}",
-                remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
+                remedy="give the component an artifact in the fleet repo: a path, or a URL and its digest",
             )
         environment = environment_of(workload)
         secrets = self._opened({variable_name(pointer): each for pointer, each in workload.secrets.items()})

@@ -30,7 +30,7 @@ def chart_content(workload: Workload) -> Artifact:
     if workload.artifact is None:
         raise WorkloadUnsupported(
             f"the deployment names no content for component {workload.component.name}",
-            remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
+            remedy="give the component an artifact in the fleet repo: a path, or a URL and its digest",
         )
     return workload.artifact
 
