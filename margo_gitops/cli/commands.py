@@ -23,6 +23,7 @@ from margo_gitops.wording import did_you_mean
 COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.applications:app",
+    "artifact": "margo_gitops.cli.artifact:artifact",
     "audit": "margo_gitops.cli.audit:audit",
     "budget": "margo_gitops.cli.budget:show_budget",
     "bundle": "margo_gitops.cli.bundle:bundle",
@@ -52,6 +53,7 @@ COMMANDS = {
 }
 _EXTRAS = {
     "check_jsonschema": "operator",
+    "fastcdc": "operator",
     "dulwich": "operator",  # a newer one: the kit needs more of it than a device
     "jinja2": "operator",
     "jsonschema": "operator",

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Protocol
 
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.declarations import About, OwnKind
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment, DeploymentExtension
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.workload_identity import own_extension
 from margo_gitops.errors import DeploymentUnusable
@@ -317,27 +317,32 @@ class Needed:
     Attributes:
         contents: digests.
         names: images, and references in registries.
+        files: large artifacts, by digest, with their sizes in bytes.
     """
 
     contents: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    files: frozenset[tuple[str, int]] = frozenset()
 
     def without(self, other: Needed) -> Needed:
         """Return what is not in another."""
-        return Needed(self.contents - other.contents, self.names - other.names)
+        return Needed(self.contents - other.contents, self.names - other.names, self.files - other.files)
 
     @property
     def empty(self) -> bool:
         """Whether it is nothing."""
-        return not (self.contents or self.names)
+        return not (self.contents or self.names or self.files)
 
 
 def needed(documents: Iterable[ApplicationDeployment], facts: ContentFacts) -> Needed:
     """Return what deployments need to be there."""
     contents: set[str] = set()
     names: set[str] = set()
+    files: set[tuple[str, int]] = set()
     for document in documents:
-        artifacts = _artifacts(document)
+        extension = _extension(document)
+        artifacts = {each.component: each.digest for each in extension.artifacts} if extension else {}
+        files |= {(each.digest, each.size_bytes) for each in extension.large_artifacts} if extension else set()
         for component in document.spec.deployment_profile.components:
             if component.name in artifacts:
                 contents.add(artifacts[component.name])
@@ -345,22 +350,20 @@ def needed(documents: Iterable[ApplicationDeployment], facts: ContentFacts) -> N
             else:
                 properties = component.properties
                 names.add(properties.package_location or f"{properties.repository}:{properties.revision}")
-    return Needed(frozenset(contents), frozenset(names))
+    return Needed(frozenset(contents), frozenset(names), frozenset(files))
 
 
 def download(fetched: Needed, facts: ContentFacts) -> Download:
     """Return what it costs to fetch what is needed."""
     sizes = [facts.size(digest) for digest in fetched.contents]
     return Download(
-        bytes=sum(size for size in sizes if size is not None),
+        bytes=sum(size for size in sizes if size is not None) + sum(size for _, size in fetched.files),
         unknown=sum(size is None for size in sizes) + len(fetched.names),
     )
 
 
-def _artifacts(document: ApplicationDeployment) -> dict[str, str]:
-    """Return the digest of each component's content, by component; only what has one."""
+def _extension(document: ApplicationDeployment) -> DeploymentExtension | None:
     try:
-        extension = own_extension(document)
+        return own_extension(document)
     except DeploymentUnusable:
-        return {}
-    return {artifact.component: artifact.digest for artifact in extension.artifacts} if extension else {}
+        return None

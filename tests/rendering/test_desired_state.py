@@ -16,6 +16,7 @@ from margo_gitops.documents.deployment import OWN_EXTENSION, component_format
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import RenderingRefused, StateTampered
+from margo_gitops.rendering.changes import NOTHING_KNOWN, download, needed
 from margo_gitops.rendering.desired_state import desired_state
 from margo_gitops.rendering.line_origins import DocumentOrigins
 from margo_gitops.rendering.render import place
@@ -358,6 +359,14 @@ def test_large_artifacts_reach_the_device_and_are_traced_to_their_deployment(sma
     resolved, _ = resolve(intent, place(intent)["a"]["web"])
     origin = DocumentOrigins(intent, resolved, ["web"]).of(("spec", OWN_EXTENSION, "largeArtifacts", 0, "digest"))
     assert (origin.place.file, origin.place.line is not None) == ("deployments/web.yaml", True)
+
+
+def test_what_a_device_downloads_counts_an_artifact_once(small: FleetFolder):
+    small.deployment("web", artifacts=[MODEL])
+    small.deployment("second", artifacts=[MODEL])
+    found = needed(documents(small.render()["a"]).values(), NOTHING_KNOWN)
+    assert download(found, NOTHING_KNOWN).bytes == 5
+    assert found.without(found).empty
 
 
 def test_artifacts_that_no_component_can_get_are_refused_with_their_line(small: FleetFolder):
