@@ -212,7 +212,7 @@ class Ending:
 
 
 def test_a_removal_lasts_until_what_is_being_deleted_is_gone(monkeypatch):
-    """Helm 4 may end before; what a chart keeps has no date of its end."""
+    """Helm 4.3 may end before; what a chart keeps has no date of its end."""
     monkeypatch.setattr(objects, "_LOOK_SECONDS", 0)
     ending = {"metadata": {"deletionTimestamp": "2026-11-30T18:00:00Z"}}
     made = manifest_objects("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n", "a")

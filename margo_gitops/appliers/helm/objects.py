@@ -94,7 +94,7 @@ class ReleaseObjects:
     ) -> list[str]:
         """Wait for objects that are being deleted; return those that still are (ApplyError: the server does not say).
 
-        Helm 4 waits too, and ends early if one object is gone before it has seen the others.
+        Helm waits too, but Helm 4.3 was seen to end while a Deployment and its pods were still there.
         """
         left = list(objects)
         while left := [each for each in left if self._is_ending(each, namespace)]:
