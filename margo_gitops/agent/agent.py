@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -45,7 +46,7 @@ from margo_gitops.agent.settings.configuration import (
     RECEIPTS_FOLDER,
     AgentConfiguration,
 )
-from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
+from margo_gitops.appliers.applier import Applier, ApplierContext, Carried, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.values import dataclass
@@ -256,6 +257,15 @@ def _written_folders(configuration: AgentConfiguration, appliers: Mapping[str, A
     return [configuration.state_folder, *(folder for folder in own if isinstance(folder, Path))]
 
 
+def _carried(configuration: AgentConfiguration) -> Carried | None:
+    """Return what opens content on the stick; None for a device with a line."""
+    if configuration.source.stick is None:
+        return None
+    from margo_gitops.transport.stick.files import opened_blob
+
+    return partial(opened_blob, configuration.source.stick.path)
+
+
 def create_appliers(
     configuration: AgentConfiguration, interrupted: Callable[[], bool], secrets: SecretSources | None = None
 ) -> Mapping[str, Applier]:
@@ -281,6 +291,7 @@ def create_appliers(
             base=settings.folder,
             workloads=configuration.workloads,
             secrets=secrets.open if secrets else no_secrets,
+            carried=_carried(configuration),
         )
         appliers[name] = create_applier(name, context)
     return appliers

@@ -38,6 +38,7 @@ from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import SecretUnavailable, StorageFailed, UnreadableDocument, WorkloadUnsupported
 from margo_gitops.registry.settings import RegistrySettings
 from margo_gitops.values import dataclass, field
+from margo_gitops.web.metering import Deadline
 
 if TYPE_CHECKING:  # loaded where a deployment has a health of its own
     from margo_gitops.appliers.readiness import Readiness
@@ -172,6 +173,10 @@ def never() -> bool:
     return False
 
 
+Carried: TypeAlias = Callable[[Digest, Deadline], AbstractContextManager[Callable[[int], bytes] | None]]
+"""Yields what reads a content, not verified yet; None if it was not brought (TransportError: it cannot be read)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApplierContext:
     """What an applier's factory gets.
@@ -189,6 +194,7 @@ class ApplierContext:
             anything is touched.
         secrets: opens secrets. The values belong into no log, no error, no argument of a program, and no file that
             others can read.
+        carried: opens content by digest that a person brought; None: no one brings any. It is asked before any address.
     """
 
     device: str
@@ -200,6 +206,7 @@ class ApplierContext:
     base: Path = Path()
     workloads: WorkloadPolicy = field(default_factory=WorkloadPolicy)
     secrets: OpenSecrets = no_secrets
+    carried: Carried | None = None
 
 
 class Applier(Protocol):

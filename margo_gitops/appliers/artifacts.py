@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from margo_gitops.appliers.applier import ApplierContext, storing
+from margo_gitops.appliers.applier import ApplierContext, Carried, storing
 from margo_gitops.appliers.archives import DEFAULT_ARCHIVE_BOUNDS, ArchiveBounds, copy_folder, unpack
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest
@@ -47,6 +47,7 @@ class ArtifactCache:
         proxy_from_environment: whether downloads honour https_proxy and no_proxy.
         registries: how OCI registries are reached.
         bounds: what one component's content may need.
+        carried: opens content that a person brought; asked first.
     """
 
     folder: Path
@@ -55,6 +56,28 @@ class ArtifactCache:
     proxy_from_environment: bool = False
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS
+    carried: Carried | None = None
+
+    def file(self, artifact: Artifact, *, seconds: float) -> Path:
+        """Return the verified archive of `artifact` as a file; a folder has no such file.
+
+        Raises:
+            ArtifactUnavailable, ArtifactRefused: as for `place`.
+            StorageFailed: this machine's disk does not take it.
+        """
+        entry = self.folder / _name(artifact.digest)
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for _ in range(2):
+                if entry.is_file():
+                    with entry.open("rb") as archive:
+                        if f"sha256:{file_digest(archive, 'sha256').hexdigest()}" == artifact.digest:
+                            return entry
+                try:
+                    self._fetch(artifact, Deadline(seconds, min(_SILENCE_SECONDS, seconds)))
+                except TransportError as error:
+                    raise _unavailable(artifact, error.what) from error
+        raise ArtifactRefused(f"{artifact.url} was damaged while it was kept", remedy="check the disk")
 
     def place(self, artifact: Artifact, folder: Path, *, seconds: float) -> None:
         """Put the verified content of `artifact` into the empty folder `folder`.
@@ -106,6 +129,12 @@ class ArtifactCache:
     def _fetch(self, artifact: Artifact, deadline: Deadline) -> None:
         sweep(self.folder)
         entry = self.folder / _name(artifact.digest)
+        if self.carried is not None:
+            with self.carried(artifact.digest, deadline) as read_carried:
+                if read_carried is not None:
+                    with new_file(entry) as path, path.open("wb") as target:
+                        _check(artifact, self._copy(artifact, read_carried, target, deadline))
+                    return
         url = urlsplit(artifact.url)
         if url.scheme == "https":
             with new_file(entry) as path, path.open("wb") as target:
@@ -203,6 +232,7 @@ def create_artifact_cache(context: ApplierContext, settings: Settings) -> Artifa
         ca_file=settings.path("caFile"),
         proxy_from_environment=context.proxy_from_environment,
         registries=context.registries,
+        carried=context.carried,
         bounds=ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed)),
     )
 

@@ -8,14 +8,16 @@ CARRIED-4  The same state repo and the same request give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.declarations import Wire
+from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.records import write
 from margo_gitops.documents.site_bundle import (
     SiteBundle,
@@ -26,7 +28,14 @@ from margo_gitops.documents.site_bundle import (
     trust_path,
 )
 from margo_gitops.documents.state_layout import FLEET_REF, MANIFEST_FILE
-from margo_gitops.errors import BundleNotMade, StateTampered
+from margo_gitops.documents.workload_identity import own_extension
+from margo_gitops.errors import (
+    BundleNotMade,
+    DeploymentUnusable,
+    InvalidDocument,
+    StateTampered,
+    UnreadableDocument,
+)
 from margo_gitops.publishing.bundle_places import Content, write_folder, write_tar
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects, listed_deployments
 from margo_gitops.state_repo.served_state import ServedState, StateView
@@ -70,10 +79,15 @@ class MadeBundle:
     written: Annotated[int, Wire("filesWritten")]
 
 
-def make_bundle(repo: StateRepo, place: Path, request: BundleRequest) -> MadeBundle:
+Fetch: TypeAlias = Callable[[Artifact], Path]
+"""Returns a file with the verified content of a component (ArtifactUnavailable, ArtifactRefused)."""
+
+
+def make_bundle(repo: StateRepo, place: Path, request: BundleRequest, fetch: Fetch) -> MadeBundle:
     """Write a bundle: a tar file where the name ends so, otherwise a folder.
 
     Raises:
+        ArtifactUnavailable, ArtifactRefused: the content of a component cannot be fetched.
         BundleNotMade: there is no such site, device or revision, or the place cannot be written.
         StateTampered: the state repo does not hold what a renderer wrote.
     """
@@ -89,10 +103,11 @@ def make_bundle(repo: StateRepo, place: Path, request: BundleRequest) -> MadeBun
     blobs: dict[Digest, Content] = {}
     left_out: set[Digest] = set()
     for device in devices:
-        content = _add_device(files, view, device)
+        content, artifacts = _add_device(files, view, device)
         known = before.get(encode_device_id(device), frozenset())
-        left_out |= content.keys() & known
+        left_out |= {*content, *artifacts} & known
         blobs |= {digest: each for digest, each in content.items() if digest not in known}
+        blobs |= {digest: fetch(each) for digest, each in artifacts.items() if digest not in known | blobs.keys()}
     version = 1
     while (document := view.trust_document(version)) is not None:
         files[trust_path(version)] = document
@@ -121,8 +136,10 @@ def _chosen(places: Mapping[str, DevicePlace], request: BundleRequest) -> tuple[
     return tuple(sorted(chosen))
 
 
-def _add_device(files: dict[str, Content], view: StateView, device: str) -> dict[Digest, Content]:
-    """Add the files of a device; return the content that its manifest leads to."""
+def _add_device(
+    files: dict[str, Content], view: StateView, device: str
+) -> tuple[dict[Digest, Content], dict[Digest, Artifact]]:
+    """Add the files of a device; return the documents that its manifest lists, and what they need."""
     state = view.state(device)
     if state is None:
         raise StateTampered(f"the branch of {device} is gone", device=device)
@@ -131,7 +148,20 @@ def _add_device(files: dict[str, Content], view: StateView, device: str) -> dict
         files[commit_path(device)] = state.signed_commit
     if (proof := view.proof(device)) is not None:
         files[proof_path(read_statement(proof)[0].shard)] = proof
-    return {sha256(each): each for each in state.deployments.values()}
+    return {sha256(each): each for each in state.deployments.values()}, _artifacts(state.deployments.values())
+
+
+def _artifacts(documents: Iterable[bytes]) -> dict[Digest, Artifact]:
+    """Return the contents of components that are not on the device already, as those at a file:// address are."""
+    found: dict[Digest, Artifact] = {}
+    for content in documents:
+        try:
+            extension = own_extension(read_as(ApplicationDeployment, read_source(content, "deployment.yaml")))
+        except (InvalidDocument, UnreadableDocument, DeploymentUnusable):
+            continue  # the device says what is wrong with it
+        artifacts = extension.artifacts if extension is not None else ()
+        found |= {each.digest: each for each in artifacts if not each.url.startswith("file:")}
+    return found
 
 
 def _before(
@@ -152,7 +182,9 @@ def _before(
         held = objects.held(places, encoded)
         if held is not None:
             try:
-                found[encoded] = frozenset(Digest(each) for each in listed_deployments(held.manifest)[1].values())
+                listed = listed_deployments(held.manifest)[1]
+                documents = [each for name in listed if (each := held.deployment(name)) is not None]
+                found[encoded] = frozenset({*map(Digest, listed.values()), *_artifacts(documents)})
             except ValueError as error:
                 raise StateTampered(f"{MANIFEST_FILE} of {device_of(encoded)} cannot be read") from error
     return commit, found

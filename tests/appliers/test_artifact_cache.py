@@ -2,6 +2,7 @@ import os
 import ssl
 import subprocess
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from margo_gitops.appliers.artifacts import ArtifactCache
 from margo_gitops.appliers.files import create
 from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import Artifact
+from margo_gitops.documents.site_bundle import blob_path
 from margo_gitops.errors import ApplierUnusable, ArtifactRefused, ArtifactUnavailable, StorageFailed
+from margo_gitops.transport.stick.files import opened_blob
 
 ARCHIVE = compose_archive("services: {}\n")
 
@@ -322,3 +325,19 @@ def test_credentials_in_a_url_are_not_shown(cache, content):
     with pytest.raises(ArtifactUnavailable) as caught:
         cache.place(Artifact("hmi", url, sha256(b"")), content, seconds=5)
     assert "secret" not in str(caught.value)
+
+
+def test_what_a_person_brought_is_taken_before_any_address_is_asked(tmp_path, content):
+    artifact = Artifact("hmi", "https://127.0.0.1:1/hmi.tar.gz", sha256(ARCHIVE))
+    blob = tmp_path / "stick" / blob_path(artifact.digest)
+    blob.parent.mkdir(parents=True)
+    cache = ArtifactCache(tmp_path / "cache", carried=partial(opened_blob, tmp_path / "stick"))
+    with pytest.raises(ArtifactUnavailable, match="127"):
+        cache.place(artifact, content, seconds=5)
+    blob.write_bytes(ARCHIVE[:-1])
+    with pytest.raises(ArtifactRefused, match="not what the deployment promises"):
+        cache.place(artifact, content, seconds=5)
+    blob.write_bytes(ARCHIVE)
+    cache.place(artifact, content, seconds=5)
+    assert (content / "app/compose.yaml").exists()
+    assert cache.file(artifact, seconds=5).read_bytes() == ARCHIVE

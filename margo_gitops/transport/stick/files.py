@@ -13,12 +13,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from margo_gitops.digests import Digest
 from margo_gitops.disk.files import TEMPORARY_PREFIX, reason
+from margo_gitops.documents.site_bundle import blob_path
 from margo_gitops.documents.tar import BLOCK, read_header
 from margo_gitops.errors import Location, SourceMisbehaved, SourceUnreachable
 from margo_gitops.values import dataclass
@@ -50,7 +52,8 @@ class Content:
         """
         self.deadline.left()
         wanted = min(most, self.size)
-        piece = os.pread(self.descriptor, wanted, self.at)
+        with _reading(Path("a file of the bundle")):
+            piece = os.pread(self.descriptor, wanted, self.at)
         if wanted and not piece:
             raise SourceMisbehaved("a file of the bundle ends early")
         self.at += len(piece)
@@ -110,6 +113,18 @@ def _bundle(descriptor: int, place: Path, deadline: Deadline) -> _Folder | _TarF
     if stat.S_ISREG(mode):
         return _TarFile(descriptor, deadline)
     raise SourceMisbehaved("a bundle is a folder or a file", where=Location(str(place)))
+
+
+@contextmanager
+def opened_blob(place: Path, digest: Digest, deadline: Deadline) -> Iterator[Callable[[int], bytes] | None]:
+    """Yield what reads a content of a bundle, not verified yet; None if it does not have it (as `opened_bundle`)."""
+    with ExitStack() as opening:
+        bundle = opening.enter_context(opened_bundle(place, deadline))
+        found = None
+        if bundle is not None:
+            with _reading(place):
+                found = opening.enter_context(bundle.open(blob_path(digest)))
+        yield found.read if found is not None else None
 
 
 class _Folder:
