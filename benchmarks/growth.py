@@ -18,7 +18,8 @@ from pathlib import Path
 from fleets import git, make_fleet
 
 from margo_gitops.operations.fleet_input import StateTarget, provenance, read_fleet_commit
-from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet, rendered_states
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
+from margo_gitops.operations.render.rendered_part import rendered_states
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.state_repo.publication import write_render
 from margo_gitops.state_repo.render_commits import Provenance

@@ -49,7 +49,7 @@ from margo_gitops.operations.plan.comparison import (
 from margo_gitops.operations.plan.switching_times import switching_times
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.changed_part import Seal
-from margo_gitops.operations.render.fleet_render import (
+from margo_gitops.operations.render.rendered_part import (
     Render,
     begun,
     held_fleet,

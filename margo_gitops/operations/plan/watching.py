@@ -15,7 +15,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import StateTarget
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
-from margo_gitops.operations.render.fleet_render import rendered_states
+from margo_gitops.operations.render.rendered_part import rendered_states
 from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState
