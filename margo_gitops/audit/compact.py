@@ -11,11 +11,10 @@ from margo_gitops.audit.verify.history_check import Progress, VerifyOptions, ver
 from margo_gitops.audit.verify.verification import Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.disk.files import disk_errors
-from margo_gitops.documents.state_layout import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF, is_remote
 from margo_gitops.errors import SigningKeyNotListed, StateRepoUnusable
 from margo_gitops.operations.fleet_input import StateRequest, chosen_location
 from margo_gitops.state_repo.compaction import Compaction, checkpoints, choose_boundary, digest_of
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SigningKey

@@ -262,7 +262,7 @@ def _newest(keys: FleetKeys) -> FleetTrust:
 
 
 def _served(configuration: ServerConfiguration, device_id: str) -> FleetTrust:
-    repo = StateRepo.open(configuration.state_repo)
+    repo = StateRepo.open(configuration.state_folder)
     refs = repo.refs.read()
     chain = held_chain(repo.objects, refs)
     if not chain:

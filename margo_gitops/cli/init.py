@@ -13,6 +13,7 @@ from typing import cast, get_args
 import click
 
 from margo_gitops.cli.output import say
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import ExitCode, ScaffoldRefused
 from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict
 from margo_gitops.scaffolding.scaffold import (
@@ -27,7 +28,6 @@ from margo_gitops.scaffolding.scaffold import (
 from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Answers, CiKind
 from margo_gitops.scaffolding.tool import requirements
 from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.values import dataclass, replace
 
 _ONLY_NEW = ("name", "state_repo", "artifacts_url", "site", "sign", "yes", "empty")

@@ -15,10 +15,11 @@ from margo_gitops.cli.output import output_option, say_error, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.carried import CARRIED_FOLDER, MAX_CARRIED_BYTES
 from margo_gitops.documents.device_id import is_encoded_device_id
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import CarriedUnusable, Location, MargoGitopsError
 from margo_gitops.operations.fleet_input import chosen_location, read_fleet_commit, reports_location
 from margo_gitops.state_repo.followed_state import FollowedState
-from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.remote import RemoteState
 from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.trust.carried import read_carried
 from margo_gitops.trust.ssh_key import SshPublicKey, read_public_key

@@ -22,6 +22,7 @@ from margo_gitops.cli.options import (
     state_option,
 )
 from margo_gitops.cli.output import output_option, show
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import StateRepoUnusable
 from margo_gitops.operations.fleet_input import (
     StateRequest,
@@ -32,7 +33,6 @@ from margo_gitops.operations.fleet_input import (
 )
 from margo_gitops.progress import step
 from margo_gitops.state_repo.lost_state import LostState, Restored
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.wording import counted
 

@@ -6,12 +6,14 @@ A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` fo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.values import dataclass
 
+_SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 BRANCHES: Final = "refs/heads/"
 FLEET_REF: Final = f"{BRANCHES}fleet"
 DEVICE_REFS: Final = f"{BRANCHES}devices/"
@@ -144,3 +146,8 @@ class StateBounds:
     deployment_bytes: int = 1024 * 1024
     deployments: int = 1000
     total_bytes: int = 8 * 1024 * 1024
+
+
+def is_remote(location: str) -> bool:
+    """Return whether a state repo's location is a URL (or `host:path`, as for ssh), and not a path."""
+    return "://" in location or (_SCP_LIKE.fullmatch(location) is not None and not location.startswith((".", "/")))

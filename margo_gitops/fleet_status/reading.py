@@ -9,7 +9,7 @@ from typing import Final
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import client_of, decode_device_id
-from margo_gitops.documents.state_layout import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF, is_remote
 from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
 from margo_gitops.fleet_status.signers import Signers
@@ -28,7 +28,6 @@ from margo_gitops.rendering.placement import nearest, selected, targets
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.pushed_reports import PushedReports
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.state_commit import StateCommit

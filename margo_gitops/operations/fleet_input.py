@@ -16,7 +16,7 @@ from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Fleet
-from margo_gitops.documents.state_layout import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF, is_remote
 from margo_gitops.errors import (
     AllowedSignersInvalid,
     Finding,
@@ -32,7 +32,7 @@ from margo_gitops.errors import (
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
-from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.remote import RemoteState
 from margo_gitops.state_repo.render_commits import Provenance
 from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.state_repo import StateRepo

@@ -25,9 +25,10 @@ from margo_gitops.documents.state_layout import (
     FLEET_REF,
     FRESHNESS_REFS,
     carried_refs,
+    is_remote,
 )
 from margo_gitops.errors import PublishDiffers, PublishGoesBack, StateMoved, listed
-from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.remote import RemoteState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.values import dataclass
 

@@ -57,7 +57,6 @@ LOST_REPORTS: Final = "refs/lost/reports"
 """The reports that the mirror had when the remote had none any more."""
 _TRACKED_FLEET = f"{TRACKED}fleet"
 _TRACKED_PENDING = f"{TRACKED}pending"
-_SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
@@ -73,11 +72,6 @@ _OURS: Final = {
 
 class MirrorSuspect(Exception):
     """The remote answers, but cannot be fetched into the mirror."""
-
-
-def is_remote(location: str) -> bool:
-    """Return whether a state repo's location is a URL (or `host:path`, as for ssh), and not a path."""
-    return "://" in location or (_SCP_LIKE.fullmatch(location) is not None and not location.startswith((".", "/")))
 
 
 def checked_url(url: str) -> str:

@@ -13,8 +13,9 @@ from support.git_cli import Git
 from testbed.git_server import GitServer
 from testbed.ssh_server import SshServer
 
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import StateMoved, StateTampered
-from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.remote import RemoteState
 
 
 @dataclass

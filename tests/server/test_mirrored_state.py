@@ -23,7 +23,7 @@ def mirrored(fleet: ServedFleet) -> Callable[[], ServedFleet]:
     """Starts a server of a mirror of the fleet's state repo."""
     url = (fleet.folder / "state.git").as_uri()
     reports = {"folder": "journal", "commitSeconds": 0.2}
-    return lambda: fleet.start(stateRepo="mirror.git", mirror={"url": url, "fetchSeconds": 0.2}, reports=reports)
+    return lambda: fleet.start(stateRepo=url, mirror={"fetchSeconds": 0.2}, reports=reports)
 
 
 def follower(fleet: ServedFleet, name: str = "one") -> FollowedState:

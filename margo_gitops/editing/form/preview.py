@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.editing.edit import Base, Edit, EditedTree
 from margo_gitops.editing.form.form_checks import Previous
 from margo_gitops.errors import MargoGitopsError
@@ -14,7 +15,6 @@ from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.render import render
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.values import dataclass
 
 

@@ -18,6 +18,7 @@ from margo_gitops.catalog.fleet_part import read_part
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.fleet_trust import allowed_key, read_chain
 from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import (
     ExitCode,
     FleetCommitUnknown,
@@ -67,7 +68,6 @@ from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import find_placements, render
 from margo_gitops.state_repo.packed_refs import RefValues
-from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.trust_document import FleetTrust

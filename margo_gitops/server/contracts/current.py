@@ -34,6 +34,7 @@ from margo_gitops.server.resources.desired_state import (
 from margo_gitops.server.resources.discovery import BUNDLE_PATH, TrustDiscovery
 from margo_gitops.server.resources.enrolment import EnrolmentResource
 from margo_gitops.server.resources.git import ADVERTISEMENT, GIT_FOLDER, RESULT, GitResources
+from margo_gitops.server.resources.webhook import WEBHOOK_PATH, Webhook
 from margo_gitops.server.routing import Answer, Audience, Call, Handler, Match, Operation, Route, RouteTable
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.values import dataclass, replace
@@ -44,7 +45,7 @@ Asked: TypeAlias = Callable[[Scope], Caller | None]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What has the handlers; `discovery` and `enrolment` are None where the configuration has none."""
+    """What has the handlers; `discovery`, `enrolment` and `webhook` are None where the configuration has none."""
 
     watch: StateWatch
     reading: DesiredStateResources
@@ -52,6 +53,7 @@ class Parts:
     git: GitResources
     discovery: TrustDiscovery | None
     enrolment: EnrolmentResource | None = None
+    webhook: Webhook | None = None
 
     async def alive(self, _call: Call) -> Response:
         """Answer that the process lives."""
@@ -74,6 +76,12 @@ class Parts:
         if self.enrolment is None:
             raise RequestRefused(NOT_FOUND)
         return await self.enrolment.enrol(call)
+
+    async def pushed(self, call: Call) -> Response:
+        """Hear that the state repo moved (RequestRefused: 404 without a webhook)."""
+        if self.webhook is None:
+            raise RequestRefused(NOT_FOUND)
+        return await self.webhook.told(call)
 
 
 def _read(
@@ -132,6 +140,12 @@ _ENROLMENT: Final[Operation[Parts]] = Operation(
     (400, 403, 404, 408, 409, 413, 415, 422),
     body="EnrolmentEnvelope",
 )
+_TOLD: Final[Operation[Parts]] = Operation(
+    lambda parts: parts.pushed,
+    "Say that the state repo moved: the git host, with the webhook's secret.",
+    (Answer(204, "Heard."),),
+    (403, 404, 408, 413, 415),
+)
 _REFS: Final = (Answer(200, media_type=ADVERTISEMENT),)
 _PACK: Final = (Answer(200, media_type=RESULT),)
 
@@ -169,6 +183,7 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
         },
     ),
     Route(ENROLMENT_PATH, "public", {"POST": _ENROLMENT}),
+    Route(WEBHOOK_PATH, "public", {"POST": _TOLD}),
     Route(
         f"{GIT_FOLDER}/info/refs",
         "git",

@@ -100,7 +100,7 @@ def _item(route: Route[Parts]) -> dict[str, Json]:
 
 def _operation(route: Route[Parts], operation: Operation[Parts]) -> Json:
     public = route.audience == "public"
-    problems = () if public and not operation.body else (*operation.refusals, *RETRYABLE)
+    problems = () if public and not (operation.body or operation.refusals) else (*operation.refusals, *RETRYABLE)
     answers = sorted((*operation.answers, *map(_problem, problems)), key=lambda answer: answer.status)
     parameters = [*map(_in_path, route.parameters), *starmap(_in_header, operation.headers.items())]
     found: dict[str, Json] = {"summary": operation.summary}

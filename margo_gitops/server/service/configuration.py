@@ -16,17 +16,27 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
-from margo_gitops.documents.declarations import About, Items, OwnKind, Problem, Range, Text
+from margo_gitops.documents.declarations import About, Items, OwnKind, Problem, Range, Spelled, Text
 from margo_gitops.documents.freshness import parse_valid_for
+from margo_gitops.documents.state_layout import is_remote
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import is_client, is_loopback
 from margo_gitops.settings import FilePath, load_settings
-from margo_gitops.values import dataclass, field
+from margo_gitops.values import dataclass, field, replace
 
 DATABASE_URL: Final = "MARGO_GITOPS_DATABASE_URL"
 """The environment variable with the URL of the database of reports."""
+StatePlace: TypeAlias = Annotated[
+    Path | str,
+    Spelled(
+        Annotated[str, Text(min_length=1)],
+        lambda name, folder: name if is_remote(name) or name.startswith("s3://") else Path(folder, name),
+        str,
+    ),
+]
+"""A folder, relative to the file's folder, or a URL."""
 _MIB: Final = 1024 * 1024
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -275,15 +285,15 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """The state repo is elsewhere, and `stateRepo` is a copy that this server fetches."""
+    """The state repo is elsewhere, and this server fetches a copy."""
 
     url: Annotated[
-        str,
+        str | None,
         About(
-            "The state repo as git fetches it, or a bucket that `publish --history` fills.",
+            "The state repo as git fetches it, or a bucket that `publish --history` fills. Default: `stateRepo`.",
             ("https://git.example/plant-state.git", "s3://plant/state"),
         ),
-    ]
+    ] = None
     reports_url: Annotated[
         str | None,
         About(
@@ -294,11 +304,15 @@ class MirrorSettings:
     fetch_seconds: Annotated[
         float, About("Time between two looks whether it moved."), Range(minimum=0.1, maximum=86_400)
     ] = 10.0
+    webhook_secret_file: Annotated[
+        FilePath | None,
+        About("File with the secret of the git host's webhook, which says at once that the state repo moved."),
+    ] = None
 
     @property
     def is_bucket(self) -> bool:
         """Whether the state comes from a bucket."""
-        return self.url.startswith("s3://")
+        return self.url is not None and self.url.startswith("s3://")
 
     def problems(self) -> Iterator[Problem]:
         """Yield a bucket without a place for reports."""
@@ -311,7 +325,12 @@ class ServerConfiguration(OwnKind):
     """What `margo-gitops serve` does."""
 
     state_repo: Annotated[
-        FilePath, About("The state repo: a bare repository on this machine; with `mirror`, this server makes it.")
+        StatePlace,
+        About(
+            "The state repo: a bare repository on this machine, or a URL that this server keeps a mirror of. With "
+            "`mirror.url`, the folder of the mirror.",
+            ("plant-state.git", "https://git.example/plant-state.git"),
+        ),
     ]
     identity: IdentitySettings
     listen: ListenSettings = field(default_factory=ListenSettings)
@@ -357,12 +376,39 @@ class ServerConfiguration(OwnKind):
             yield Problem(
                 ("enrolment",), "enrolled devices have tokens", "add identity.bearer; certificates come from elsewhere"
             )
-        if self.mirror is not None and self.freshness is not None:
+        yield from self._problems_of_mirror()
+
+    def _problems_of_mirror(self) -> Iterator[Problem]:
+        named = isinstance(self.state_repo, str)
+        if self.mirror is not None and named == (self.mirror.url is not None):
+            what = "two state repos are named" if named else "no state repo is named that could be mirrored"
+            yield Problem(("mirror",), what, "write its URL at stateRepo, or at mirror.url")
+            return
+        if self.followed is None:
+            return
+        if self.freshness is not None:
             remedy = "renew it where the state repo is rendered: margo-gitops freshness renew"
             yield Problem(("freshness",), "this server serves a mirror, and pushes only reports", remedy)
-        if self.mirror is not None and self.reports.postgresql is None and self.reports.folder is None:
-            remedy = "name a folder at reports.folder, or use reports.postgresql"
-            yield Problem(("mirror",), "the journal of reports must be outside of a mirror", remedy)
+        if self.reports.folder is None and (named or self.reports.postgresql is None):
+            what = "the mirror needs a folder" if named else "the journal of reports must be outside of a mirror"
+            remedy = "name a folder at reports.folder" + ("" if named else ", or use reports.postgresql")
+            yield Problem(("stateRepo" if named else "mirror",), what, remedy)
+        if named and self.followed.is_bucket and self.followed.reports_url is None:
+            yield from self.followed.problems()
+
+    @property
+    def state_folder(self) -> Path:
+        """The repository that is served: the state repo, or the mirror of it."""
+        if isinstance(self.state_repo, Path):
+            return self.state_repo
+        return (self.reports.folder or Path()) / "mirror.git"
+
+    @property
+    def followed(self) -> MirrorSettings | None:
+        """The mirror, with its URL; None where the state repo is on this machine."""
+        if isinstance(self.state_repo, str):
+            return replace(self.mirror or MirrorSettings(), url=self.state_repo)
+        return self.mirror
 
     @property
     def journal(self) -> Path:
@@ -381,7 +427,7 @@ class ServerConfiguration(OwnKind):
 
     @property
     def _folder(self) -> Path:
-        return self.reports.folder or self.state_repo / "margo-gitops"
+        return self.reports.folder or self.state_folder / "margo-gitops"
 
 
 def load_server_configuration(file: Path) -> ServerConfiguration:

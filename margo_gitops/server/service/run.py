@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.digests import Digest
+from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.access_log import AccessLog
@@ -42,6 +43,7 @@ from margo_gitops.server.resources.enrolment import EnrolmentResource
 from margo_gitops.server.resources.enrolment_registry import EnrolmentRegistry
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import FreshnessRenewal
+from margo_gitops.server.resources.webhook import Webhook
 from margo_gitops.server.service.configuration import (
     EnrolmentSettings,
     MirrorSettings,
@@ -66,6 +68,8 @@ from margo_gitops.web.tls import not_strict
 _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1
 _PACK_SECONDS: Final = 60
+_MOST_SECRET: Final = 1024
+_LEAST_SECRET: Final = 16
 _STRANGERS_PER_MINUTE: Final = 300
 """Requests for enrolment without a secret or key that is known, of all together."""
 
@@ -78,12 +82,13 @@ def check(configuration: ServerConfiguration) -> None:
         StateRepoUnusable: there is no state repo.
         SigningKeyUnusable: the key for freshness cannot be used.
     """
-    if configuration.mirror is None:
-        StateRepo.open(configuration.state_repo)
+    if configuration.followed is None:
+        StateRepo.open(configuration.state_folder)
     _identity(configuration)
     _signers(configuration)
     _tls(configuration)
     _discovery(configuration)
+    _webhook_secret(configuration.followed)
     if configuration.identity.signatures is not None:
         _signature_files(configuration.identity.signatures)
     if configuration.freshness is not None:
@@ -127,15 +132,16 @@ def serve(configuration: ServerConfiguration) -> None:
     """
     _log_to_stderr()
     followed = None
-    if configuration.mirror is not None:
-        followed = _followed(configuration.mirror, configuration.state_repo)
+    if (settings := configuration.followed) is not None:
+        followed = _followed(settings, configuration.state_folder)
         followed.start()
-    state = ServedState(StateRepo.open(configuration.state_repo))
+    state = ServedState(StateRepo.open(configuration.state_folder))
     watch = StateWatch(state, configuration.limits.requests_of_all)
     signers = _signers(configuration)
     context = _tls(configuration)
     discovery = _discovery(configuration)
-    branch = followed or ReportBranch(configuration.state_repo)
+    secret = _webhook_secret(settings)
+    branch = followed or ReportBranch(configuration.state_folder)
     reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
     journal = ReportJournal(report_store(configuration), bounds)
@@ -155,8 +161,8 @@ def serve(configuration: ServerConfiguration) -> None:
             clock=time.time,
         )
         mirror = None
-        if followed is not None and configuration.mirror is not None:
-            mirror = StateMirror(followed, watch, configuration.mirror.fetch_seconds, journal.say_state)
+        if followed is not None and settings is not None:
+            mirror = StateMirror(followed, watch, settings.fetch_seconds, journal.say_state)
         reading = DesiredStateResources(
             watch,
             journal,
@@ -195,11 +201,12 @@ def serve(configuration: ServerConfiguration) -> None:
             git=GitResources(watch, reading, state.objects, longest_wait=limits.wait_seconds),
             discovery=discovery,
             enrolment=_enrolment(configuration.enrolment, registry, watch, journal),
+            webhook=Webhook(secret, mirror.ask) if mirror is not None and secret else None,
         )
         contracts.append(CurrentContract(current, identify, admission, base).answer)
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
-            lambda: _keep_packed(configuration.state_repo),
+            lambda: _keep_packed(configuration.state_folder),
             current.writing.keep_collecting,
         ]
         if mirror is not None:
@@ -214,12 +221,31 @@ def serve(configuration: ServerConfiguration) -> None:
         run_until_signal(api, watch, configuration, context)
 
 
+def _webhook_secret(settings: MirrorSettings | None) -> bytes:
+    """Return the secret of the webhook; empty for none (ServerMisconfigured: its file cannot be read, or is empty)."""
+    file = settings.webhook_secret_file if settings is not None else None
+    if file is None:
+        return b""
+    try:
+        secret = read_bounded(file, _MOST_SECRET).strip()
+    except OSError as error:
+        what = f"the webhook's secret cannot be read: {reason(error)}"
+        raise ServerMisconfigured(what, where=Location(str(file)), remedy="name its file, for this user") from error
+    if len(secret) < _LEAST_SECRET:
+        raise ServerMisconfigured(
+            f"the webhook's secret has less than {_LEAST_SECRET} characters",
+            where=Location(str(file)),
+            remedy="make one: openssl rand -hex 32",
+        )
+    return secret
+
+
 def _followed(settings: MirrorSettings, folder: Path) -> FollowedState:
     if not settings.is_bucket:
-        return FollowedState(settings.url, folder, settings.reports_url)
+        return FollowedState(settings.url or "", folder, settings.reports_url)
     from margo_gitops.state_repo.followed_bucket import FollowedBucket  # its package is an extra
 
-    return FollowedBucket(settings.url, folder, settings.reports_url or "")
+    return FollowedBucket(settings.url or "", folder, settings.reports_url or "")
 
 
 async def _keep_packed(folder: Path) -> None:
@@ -231,7 +257,7 @@ async def _keep_packed(folder: Path) -> None:
 
 def _free(configuration: ServerConfiguration) -> int:
     """Return the bytes that are free where reports go."""
-    folders = [configuration.state_repo]
+    folders = [configuration.state_folder]
     if configuration.reports.postgresql is None:
         folders.append(configuration.journal.parent)
     return min(shutil.disk_usage(folder).free for folder in folders)
@@ -331,7 +357,7 @@ def _renewal(
     signers: Callable[[], AllowedSigners] | None,
 ) -> FreshnessRenewal:
     return FreshnessRenewal(
-        configuration.state_repo,
+        configuration.state_folder,
         read_signing_key(settings.signing_key),
         valid_for=parse_valid_for(settings.valid_for),
         every=settings.look_seconds,
