@@ -14,6 +14,7 @@ import pytest
 import yaml
 from support.command_line import Outcome, margo_gitops
 from support.git_cli import GIT_ENVIRONMENT, Git
+from support.real import require_program
 
 
 def init(folder: Path, *arguments: str, **environment: str) -> Outcome:
@@ -132,6 +133,8 @@ def test_a_folder_that_holds_something_is_refused_before_questions_are_asked(tmp
 @pytest.mark.parametrize("sign", [(), ("--sign",)], ids=["unsigned", "signed"])
 def test_every_hint_is_right(tmp_path: Path, sign: tuple[str, ...]) -> None:
     """Whoever types what is printed gets a rendered fleet; git does not know who commits at first."""
+    if sign:
+        require_program("ssh-keygen", "openssh-client")
     nobody = {name: "" for name in GIT_ENVIRONMENT if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER"))}
     nobody |= {"HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": str(tmp_path / ".gitconfig"), "GIT_CONFIG_COUNT": "0"}
     made = init(tmp_path, "my plant", *sign, **nobody)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = (sys.executable, "-c", "from margo_gitops.cli.main import main; main()")
+ANNA = {f"GIT_{who}_{what}": "anna@plant.example" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 NOBODY_KNOWS = 4711  # no such user id on any machine of ours
 
 
@@ -47,8 +48,7 @@ def folder() -> Iterator[Path]:
 
 
 def test_a_user_without_a_home_can_do_what_others_can(folder: Path):
-    names = [f"GIT_{role}_{each}" for role in ("AUTHOR", "COMMITTER") for each in ("NAME", "EMAIL")]
-    made = unnamed(folder, "init", "fleet", "--yes", **dict.fromkeys(names, "anna@plant.example"))
+    made = unnamed(folder, "init", "fleet", "--yes", **ANNA)
     assert made.returncode == 0, made
     assert "nothing is committed" not in made.stdout, "git's variables say who commits"
     fleet = folder / "fleet"
@@ -75,7 +75,10 @@ def test_mirrors_of_a_user_without_a_home_are_never_in_a_folder_of_another(folde
 @pytest.mark.parametrize(("mask", "allowed"), [(0o000, 0o775), (0o027, 0o750)])
 def test_nothing_that_is_made_is_for_all_to_write(tmp_path: Path, mask: int, allowed: int):
     for command in ("init fleet --yes", "render --fleet fleet"):
-        subprocess.run([*PROGRAM, *command.split()], cwd=tmp_path, umask=mask, capture_output=True, check=True)
+        named = {**os.environ, **ANNA}
+        subprocess.run(
+            [*PROGRAM, *command.split()], cwd=tmp_path, env=named, umask=mask, capture_output=True, check=True
+        )
     modes = {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.rglob("*") if each.is_dir()}
     assert max(modes) == allowed
     assert not any(mode & ~allowed for mode in modes)

@@ -78,7 +78,7 @@ def test_curl_with_a_certificate(mutual: MutualFleet) -> None:
     certificate, key = mutual.authority.client(spiffe_id("press-01")).write(mutual.fleet.folder, "curl")
     arguments = ["--silent", "--fail", "--noproxy", "*", "--cacert", str(mutual.bundle), "--cert", str(certificate)]
     done = subprocess.run(
-        ["curl", *arguments, "--key", str(key), f"{mutual.fleet.url}{MANIFEST}"],
+        [require_program("curl", "curl"), *arguments, "--key", str(key), f"{mutual.fleet.url}{MANIFEST}"],
         capture_output=True,
         timeout=20,
         check=True,

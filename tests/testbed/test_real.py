@@ -1,9 +1,12 @@
+import os
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from support.real import require_program, unavailable
 from testbed.packages import unpack
+from testbed.places import CHECKOUT
 
 
 @pytest.mark.parametrize("value", ["", "0"])
@@ -35,3 +38,11 @@ def test_what_is_installed_is_not_downloaded(tmp_path):
     require_program("dpkg-query", "dpkg")
     assert unpack("dash", "dash", tmp_path / "cache") in (Path("/bin/dash"), Path("/usr/bin/dash"))
     assert not (tmp_path / "cache").exists()
+
+
+def test_another_debian_is_skipped_with_its_reason_where_it_cannot_be_made(monkeypatch, capsys):
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(sys, "argv", ["on-debian"])
+    script = runpy.run_path(str(CHECKOUT / "scripts/on-debian"))
+    assert script["main"]() == 0
+    assert "skipped on Debian trixie: only root can make another system" in capsys.readouterr().out
