@@ -54,7 +54,7 @@ COMMANDS = {
 _EXTRAS = {
     "check_jsonschema": "operator",
     "fastcdc": "operator",
-    "dulwich": "operator",  # a newer one: the kit needs more of it than a device
+    "dulwich.object_format": "operator",  # the kit needs a newer dulwich than a device
     "jinja2": "operator",
     "jsonschema": "operator",
     "pygit2": "operator",
@@ -113,7 +113,8 @@ class Commands(click.Group):
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            name = error.name or ""
+            extra = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
             if extra is None:
                 raise
             from margo_gitops.scaffolding.tool import how_to_install
