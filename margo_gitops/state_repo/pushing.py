@@ -47,6 +47,7 @@ from margo_gitops.wording import counted
 TRACKED = "refs/remotes/state/"
 PENDING_REF: Final = "refs/heads/pending"
 """A push in steps that is not finished: a commit whose parents are where it moves branches to (PUSH-4)."""
+PENDING_MESSAGE: Final = "Push in steps\n"
 MANY: Final = 200
 """More refs than this are too many for leases (PUSH-6)."""
 _GROUP: Final = 1000
@@ -139,7 +140,7 @@ class Push:
         repository = pygit2.Repository(str(self._mirror))
         fleet = repository[parents[0]].peel(pygit2.Commit)
         before = self._values.get(tracked(PENDING_REF))
-        who, message = fleet.committer, "Push in steps\n"
+        who, message = fleet.committer, PENDING_MESSAGE
         whole = [*parents, *([before] if before else [])]
         return str(repository.create_commit(None, who, who, message, fleet.tree_id, whole))
 

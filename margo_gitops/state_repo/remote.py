@@ -43,7 +43,7 @@ from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.progress import is_heard
 from margo_gitops.state_repo.host_answers import failed_fetch
 from margo_gitops.state_repo.objects import StateObjects
-from margo_gitops.state_repo.pushing import PENDING_REF, TRACKED, Push, tracked
+from margo_gitops.state_repo.pushing import PENDING_MESSAGE, PENDING_REF, TRACKED, Push, tracked
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.state_repo.trust_branch import held_chain
@@ -186,6 +186,8 @@ class RemoteState:
             return {}
         repository = pygit2.Repository(str(self.mirror))
         fleet, *others = [str(each) for each in repository[pending].peel(pygit2.Commit).parent_ids]
+        # The one before it is a parent, too, and as long as the fleet: no commit of a render is.
+        others = [each for each in others if repository[each].peel(pygit2.Commit).message != PENDING_MESSAGE]
         named = [(StateCommit.of(repo.objects.commit(each)).device, each) for each in others]
         wanted = {FLEET_REF: fleet, **{device_ref(device): each for device, each in named if device}}
 

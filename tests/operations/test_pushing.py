@@ -14,6 +14,7 @@ from margo_gitops.documents.fleet_kinds import PushPolicy
 from margo_gitops.errors import StateMoved, StateUnreachable
 from margo_gitops.progress import heard_by
 from margo_gitops.state_repo import pushing
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.pushing import Push
 from margo_gitops.state_repo.remote import RemoteState
 
@@ -86,6 +87,26 @@ def test_groups_move_one_after_the_other_and_another_machine_resumes_them(fleet:
         for commit in {before[f"devices/{name}"], between[f"devices/{name}"], after[f"devices/{name}"]}:
             held = state.run("rev-parse", f"{commit}^{{tree}}")
             assert held in {state.run("rev-parse", f"{each}:devices/_/{name}") for each in ("fleet", "fleet^")}
+
+
+def test_a_push_that_was_interrupted_twice_is_finished_also_in_a_large_fleet(
+    fleet: FleetFolder, state: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A pending commit has a parent for each device: with 1,400 of them it is larger than commits of renders may be."""
+    assert render(fleet, state).code == 0
+    hook(state, '[ "$1" != refs/heads/devices/d ]')
+    change(fleet, '"push": {"batch": 2}, ')
+    for _ in range(2):
+        assert render(fleet, state).code == 2
+    steps = state.run("rev-list", "--grep=Push in steps", "pending").split()
+    assert len(steps) == 2
+    read, commit = list[str](), StateObjects.commit
+    monkeypatch.setattr(StateObjects, "commit", lambda self, name: (read.append(name), commit(self, name))[1])
+    remote = RemoteState(f"file://{state.path}", tmp_path / "mirror")
+    remote.fetch()
+    assert remote.is_unfinished
+    assert read
+    assert not {*read} & {*steps}
 
 
 @pytest.fixture
