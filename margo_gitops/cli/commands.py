@@ -78,6 +78,17 @@ def _reader() -> Iterator[None]:
         raise _ReaderGoneError from error
 
 
+def _missing(error: ModuleNotFoundError, command: str) -> Exception:
+    """Return what to say of a package that is not installed; the error itself where no extra has it."""
+    name = error.name or ""
+    extra = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
+    if extra is None:
+        return error
+    from margo_gitops.scaffolding.tool import how_to_install
+
+    return ExtraMissing(f"`margo-gitops {command}` needs the Python package {name}", remedy=how_to_install(extra))
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
 
@@ -89,9 +100,17 @@ class Commands(click.Group):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command (_ReaderGoneError: the reader of its output went away)."""
-        with _reader():
-            return super().invoke(ctx)
+        """Run the command.
+
+        Raises:
+            ExtraMissing: it needs packages that are not installed; some are loaded only where they are used.
+            _ReaderGoneError: the reader of its output went away.
+        """
+        try:
+            with _reader():
+                return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            raise _missing(error, ctx.invoked_subcommand or "") from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -113,16 +132,7 @@ class Commands(click.Group):
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            name = error.name or ""
-            extra = _EXTRAS.get(name) or _EXTRAS.get(name.partition(".")[0])
-            if extra is None:
-                raise
-            from margo_gitops.scaffolding.tool import how_to_install
-
-            raise ExtraMissing(
-                f"`margo-gitops {cmd_name}` needs the Python package {error.name}",
-                remedy=how_to_install(extra),
-            ) from error
+            raise _missing(error, cmd_name) from error
         return command if isinstance(command, click.Command) else None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
