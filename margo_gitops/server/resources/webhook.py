@@ -2,8 +2,8 @@
 
 WEBHOOK-1  Only who knows the secret is heard. GitHub, Gitea and Forgejo sign the body with it (HMAC, SHA-256); GitLab
            sends the secret itself. Comparing takes the same time for every answer.
-WEBHOOK-2  Nothing of the body is read: the host is asked what is there. So an old message that is sent again, or a lie,
-           costs one look, of which there are two in a second at most.
+WEBHOOK-2  Nothing of the body is read: the host is asked what is there. So an old or untrue message costs one
+           look, of which there are two in a second at most.
 """
 
 from __future__ import annotations
