@@ -122,7 +122,7 @@ class RemoteState:
     def _fetched(self) -> StateRepo:
         repo = StateRepo.open_or_create(self.mirror)
         known = repo.refs.read().get(_TRACKED_FLEET)
-        self._fetchtracked()
+        self._fetch_tracked()
         values = repo.refs.read()
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
@@ -137,7 +137,7 @@ class RemoteState:
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
         return repo
 
-    def _fetchtracked(self) -> None:
+    def _fetch_tracked(self) -> None:
         """Bring the refs that track the remote to where its refs are."""
         self._fetch_from(self.url, "--prune")
 

@@ -11,7 +11,7 @@ import pytest
 from device_world import World, deployment_bytes
 from prometheus_client.parser import text_string_to_metric_families
 
-from margo_gitops.agent import agent
+from margo_gitops.agent import run
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
@@ -205,7 +205,7 @@ def test_an_agent_works_where_another_program_listens_in_its_place(watched: Watc
     with socket.create_server(("127.0.0.1", 0)) as taken:
         watched.world.configure(health={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
         settings = load_configuration(watched.world.config, read_environment({}))
-        with agent._listening(settings, watched.watch, watched.events.append):
+        with run._listening(settings, watched.watch, watched.events.append):
             assert [(event.reason, event.code) for event in watched.events] == [(Reason.HEALTH_UNSAID, "MG1701")]
 
 

@@ -10,8 +10,8 @@ from testbed.kubernetes_cluster import KubernetesCluster
 from margo_gitops.appliers.applier import TellsFacts
 from margo_gitops.appliers.helm.applier import HelmApplier
 from margo_gitops.appliers.kubernetes.applier import KubernetesApplier
-from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster
-from margo_gitops.appliers.kubernetes.facts import cluster_facts, facts_of
+from margo_gitops.appliers.kubernetes.client import ClusterClient
+from margo_gitops.appliers.kubernetes.facts import OnCluster, cluster_facts, facts_of
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ClusterRefusesAgent
 
