@@ -20,7 +20,8 @@ from margo_gitops.documents.yaml_scalars import write_text
 from margo_gitops.errors import ScaffoldRefused
 from margo_gitops.values import dataclass
 
-CiKind: TypeAlias = Literal["github", "gitlab", "both", "none"]
+CiKind: TypeAlias = Literal["github", "gitlab", "gitea", "both", "none"]
+"""Gitea and Forgejo read the workflows of GitHub."""
 
 TOOLING_FOLDER = ".margo-gitops"
 REQUIREMENTS_FILE = f"{TOOLING_FOLDER}/requirements.txt"
@@ -145,7 +146,7 @@ def tooling_files(answers: Answers, requirements: bytes | None = None) -> dict[s
 
 def _wanted(path: str, ci: CiKind) -> bool:
     if path.startswith(".github/"):
-        return ci in ("github", "both")
+        return ci in ("github", "gitea", "both")
     if path == ".gitlab-ci.yml":
         return ci in ("gitlab", "both")
     return ci != "none" or not path.startswith(f"{TOOLING_FOLDER}/ci/")

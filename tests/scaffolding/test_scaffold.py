@@ -115,7 +115,13 @@ def test_its_content_is_what_devices_can_fetch(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("ci", "there"),
-    [("github", [True, False, True]), ("gitlab", [False, True, True]), ("both", [True] * 3), ("none", [False] * 3)],
+    [
+        ("github", [True, False, True]),
+        ("gitlab", [False, True, True]),
+        ("gitea", [True, False, True]),
+        ("both", [True] * 3),
+        ("none", [False] * 3),
+    ],
 )
 def test_only_the_pipelines_that_are_asked_for_are_there(ci: CiKind, there: list[bool]) -> None:
     files = tooling_files(Answers("plant", ci))

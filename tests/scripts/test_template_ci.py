@@ -20,7 +20,7 @@ import yaml
 from support.command_line import margo_gitops
 from support.fleet import TEMPLATE, FleetFolder, write_signing_key
 from support.git_cli import GIT_ENVIRONMENT, Git
-from support.git_host import TOKEN, GitHost, git_host
+from support.git_host import TOKEN, FakeGitea, GitHost, git_host
 from support.pipelines import Ran, Runner, github, gitlab, shell
 from testbed.git_server import GitServer
 from testbed.ssh_server import SshServer
@@ -31,6 +31,7 @@ from margo_gitops.scaffolding.scaffold import scaffold
 from margo_gitops.scaffolding.template import Answers, tooling_files
 
 HOSTS = ["github", "gitlab"]
+ALL_HOSTS = [*HOSTS, "gitea"]
 
 
 @dataclass
@@ -98,8 +99,9 @@ class Plant:
 
 
 @pytest.fixture
-def api() -> Iterator[GitHost]:
-    with git_host() as host:
+def api(request: pytest.FixtureRequest) -> Iterator[GitHost]:
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    with git_host(FakeGitea() if parameters.get("plant") == "gitea" else GitHost()) as host:
         yield host
 
 
@@ -109,7 +111,7 @@ def plant(request: pytest.FixtureRequest, tmp_path: Path, git: Callable[[str], G
     host = getattr(request, "param", "github")
     remote, state = git("fleet.git").init(bare=True), git("state.git").init(bare=True)
     git("fleet").init()
-    answers = Answers("plant", "github" if host == "github" else "gitlab")
+    answers = Answers("plant", host)
     scaffold(tmp_path / "fleet", answers, state_repo=f"file://{state.path}", sign=True)
     fleet = FleetFolder(tmp_path / "fleet")
     fleet.git.run("remote", "add", "origin", f"file://{remote.path}")
@@ -397,7 +399,7 @@ def of_host(plant: Plant, token: str) -> dict[str, str]:
     return {"GITHUB_ACTIONS": "true", "GITHUB_API_URL": plant.api.url, "GITHUB_TOKEN": token, **of_event}
 
 
-@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+@pytest.mark.parametrize("plant", ALL_HOSTS, indirect=True)
 def test_the_comment_is_found_behind_a_hundred_others(plant: Plant) -> None:
     for number in range(150):
         plant.api.say(f"Comment {number}")
@@ -410,7 +412,7 @@ def test_the_comment_is_found_behind_a_hundred_others(plant: Plant) -> None:
     assert plant.api.comments[-2]["body"].endswith("by a person")
 
 
-@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+@pytest.mark.parametrize("plant", ALL_HOSTS, indirect=True)
 def test_who_may_not_comment_passes_and_says_so(plant: Plant) -> None:
     plant.api.writable = False
     ran = script(plant, *COMMENT, plan=PLAN, **of_host(plant, TOKEN))

@@ -1,4 +1,4 @@
-"""A double of the API of git hosts: comments of pull requests (GitHub), notes of merge requests (GitLab), in memory."""
+"""Doubles of the APIs of git hosts: comments of pull requests (GitHub, Gitea), notes of merge requests (GitLab)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "host-token-5f0c77aa"
@@ -32,16 +32,33 @@ class GitHost:
     comments: list[dict[str, Any]] = field(default_factory=list)
     writable: bool = True
 
+    BOT: ClassVar[dict[str, Any]] = {"id": 1, "type": "Bot"}
+    PERSON: ClassVar[dict[str, Any]] = {"id": 2, "type": "User"}
+
     def say(self, body: str, *, bot: bool = False) -> None:
         """Add a comment."""
-        number = len(self.comments) + 1
-        author = {"id": 1 if bot else 2, "type": "Bot" if bot else "User"}
-        self.comments.append({"id": number, "body": body, "user": author, "author": author})
+        author = self.BOT if bot else self.PERSON
+        self.comments.append({"id": len(self.comments) + 1, "body": body, "user": author, "author": author})
+
+    def page(self, number: int, size: int) -> list[dict[str, Any]]:
+        """Return a page of the comments, the first of which is 1."""
+        return self.comments[(number - 1) * size : number * size]
 
     @property
     def plans(self) -> list[str]:
         """The comments that pipelines wrote."""
-        return [each["body"] for each in self.comments if each["author"]["id"] == 1]
+        return [each["body"] for each in self.comments if each["author"] is self.BOT]
+
+
+class FakeGitea(GitHost):
+    """Plays the part of the API of Gitea 1.26: users have no type, and each page has all comments."""
+
+    BOT = {"id": -2, "login": "gitea-actions", "login_name": "@gitea-actions/31"}
+    PERSON = {"id": 2, "login": "bob", "login_name": ""}
+
+    def page(self, number: int, size: int) -> list[dict[str, Any]]:
+        """Return all comments."""
+        return self.comments
 
 
 class _Server(ThreadingHTTPServer):
@@ -66,8 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"id": 1})
         elif _LIST.fullmatch(parts.path):
             asked = parse_qs(parts.query)
-            size, page = int(asked["per_page"][0]), int(asked["page"][0])
-            self._answer(200, self.server.host.comments[(page - 1) * size : page * size])
+            self._answer(200, self.server.host.page(int(asked["page"][0]), int(asked["per_page"][0])))
         else:
             self._answer(404, {})
 
@@ -115,9 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def git_host() -> Iterator[GitHost]:
-    """Answer as git hosts do while the context lasts."""
-    host = GitHost()
+def git_host(host: GitHost) -> Iterator[GitHost]:
+    """Answer as this host does while the context lasts."""
     server = _Server(host)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
