@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import urllib3.util.ssl_
@@ -15,6 +17,7 @@ from device_repository import DEVICE, FIRST, MANIFEST, DeviceRepository
 from git_http_server import Answer, GitHttpServer, serve
 from server.certificates import Authority, Issued
 from support.command_line import margo_gitops
+from support.fleet import TEMPLATE
 from support.real import require_program
 from testbed.certificates import make_certificates
 
@@ -107,6 +110,13 @@ def by_the_kit(server: GitHttpServer, ca_file: Path) -> None:
     client.close()
 
 
+def by_the_comments_script(server: GitHttpServer, ca_file: Path) -> None:
+    script = runpy.run_path(str(TEMPLATE / ".margo-gitops/ci/comment.py"))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(HTTPError, match="404"):
+        patch.setenv("SSL_CERT_FILE", str(ca_file))
+        script["request"]("GET", server.url("comments"), {})
+
+
 def by_the_kubernetes_client(server: GitHttpServer, ca_file: Path, checks: str = "certificate-authority: {}") -> None:
     cluster = f"{{server: 'https://127.0.0.1:{server.port}', {checks.format(ca_file)}}}"
     kubeconfig = ca_file.with_suffix(".kubeconfig")
@@ -119,7 +129,7 @@ def by_the_kubernetes_client(server: GitHttpServer, ca_file: Path, checks: str =
     server.faults.clear()
 
 
-@pytest.mark.parametrize("client", [by_the_agent, by_the_kit, by_the_kubernetes_client])
+@pytest.mark.parametrize("client", [by_the_agent, by_the_kit, by_the_comments_script, by_the_kubernetes_client])
 def test_every_client_of_ours_accepts_it(
     server: GitHttpServer, plain: Path, client: Callable[[GitHttpServer, Path], None]
 ) -> None:
