@@ -28,7 +28,7 @@ from margo_gitops.conformance.agents.states import (
 from margo_gitops.conformance.agents.trust_documents import version
 from margo_gitops.conformance.report import ConformanceReport
 from margo_gitops.conformance.servers.client import ServerTarget
-from margo_gitops.conformance.servers.git_checks import check_git
+from margo_gitops.conformance.servers.git_checks import GIT_CHECKS, check_git
 from margo_gitops.conformance.servers.http_checks import check_http
 from margo_gitops.conformance.wire import TAG, entry, pack, packet
 from margo_gitops.documents.state_layout import device_ref
@@ -120,6 +120,10 @@ def _incomplete(objects: dict[str, tuple[int, bytes]]) -> bytes:
     return pack(entry(kind, content) for kind, content in list(objects.values())[1:])
 
 
+def _wants_its_cookie(request: Request, _answer: Answer) -> Answer | None:
+    return None if request.headers.get("cookie") == "session=1" else Answer(403, [("Set-Cookie", "session=1; Secure")])
+
+
 UNTRIED_GIT = {"G-A-8", "G-R-8", "G-S-19", "G-S-20"}
 UNTRIED_HTTP = {"H-S-15", "H-S-16", "H-S-17", "H-S-18", "H-S-19"}
 
@@ -147,9 +151,40 @@ GIT_FAULTS = {
         ),
     ),
     "G-X-6": instead("git-receive-pack", lambda _answer: Answer(200)),
-    "G-X-7": with_header("Set-Cookie", "session=1"),
+    "G-X-7": _wants_its_cookie,
     "G-X-8": instead("/HEAD", lambda _answer: Answer(200, [], b"ref: refs/heads/main\n")),
 }
+
+
+def _challenges_those_without_credentials_alone(request: Request, answer: Answer) -> Answer:
+    if request.headers.get("authorization"):
+        answer.headers = [each for each in answer.headers if each[0] != "WWW-Authenticate"]
+    return answer
+
+
+REVALIDATED = "max-age=0, private, must-revalidate"
+
+
+@pytest.mark.parametrize(
+    "habit",
+    [
+        pytest.param(with_header("Set-Cookie", "session=1; HttpOnly"), id="a cookie that nobody needs"),
+        pytest.param(with_header("Cache-Control", REVALIDATED), id="no-cache in other words"),
+        pytest.param(_challenges_those_without_credentials_alone, id="401 for a made-up token"),
+    ],
+)
+def test_the_habits_of_git_hosts_are_no_faults(server: HostileServer, habit: Fault) -> None:
+    assert failures(checked_git(server, host(), habit)) == UNTRIED_GIT
+
+
+def test_another_word_for_no_cache_is_no_fault_over_http(server: HostileServer) -> None:
+    assert failures(checked_http(server, with_header("Cache-Control", REVALIDATED))) == UNTRIED_HTTP
+
+
+def test_a_remedy_says_what_a_user_of_the_host_can_do() -> None:
+    for check in GIT_CHECKS:
+        if "config" in check.configure or "proxy" in check.configure or "hook" in check.configure:
+            assert "host" in check.configure, check.name
 
 
 @pytest.mark.parametrize("requirement", sorted(GIT_FAULTS))

@@ -166,7 +166,9 @@ def test_an_ordinary_git_host_is_told_what_to_configure(ordinary: Callable[..., 
     outcome = ordinary("token")
     found = verdicts(outcome)
     told = {name: results(outcome)[name]["reason"].partition("To do: ")[2] for name in found["fail"] - NO_HOST_CAN}
-    assert told == {
+    remedies = {
         "G-A-4 strangers learn nothing": "send WWW-Authenticate: Basic with 401",
         "G-X-8 no files of the dumb protocol": "git config http.getanyfile false",
     }
+    assert told.keys() == remedies.keys()
+    assert all(remedy in told[name] for name, remedy in remedies.items())

@@ -53,10 +53,10 @@ class GitHost:
 class FakeGitea(GitHost):
     """Plays the part of the API of Gitea 1.26: users have no type, and each page has all comments."""
 
-    BOT = {"id": -2, "login": "gitea-actions", "login_name": "@gitea-actions/31"}
-    PERSON = {"id": 2, "login": "bob", "login_name": ""}
+    BOT: ClassVar = {"id": -2, "login": "gitea-actions", "login_name": "@gitea-actions/31"}
+    PERSON: ClassVar = {"id": 2, "login": "bob", "login_name": ""}
 
-    def page(self, number: int, size: int) -> list[dict[str, Any]]:
+    def page(self, number: int, size: int) -> list[dict[str, Any]]:  # noqa: ARG002
         """Return all comments."""
         return self.comments
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from margo_gitops.conformance.report import ConformanceReport, Outcome, Verdict, bounded, make_report, shown
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, requirements
-from margo_gitops.conformance.servers.client import RawClient
+from margo_gitops.conformance.servers.client import RawClient, Reply
 from margo_gitops.errors import ServerNotReached
 from margo_gitops.values import dataclass
 
@@ -41,6 +41,12 @@ def expect(holds: bool, otherwise: str) -> None:
     """Check that something holds (CheckFailed: it does not)."""
     if not holds:
         raise CheckFailed(otherwise)
+
+
+def never_stale(reply: Reply) -> bool:
+    """Return whether caches ask the server each time before they give an answer again (RFC 9111, 5.2.2)."""
+    said = {each.strip() for each in reply.header("cache-control").lower().split(",")}
+    return bool(said & {"no-cache", "no-store"}) or {"max-age=0", "must-revalidate"} <= said
 
 
 class Session(Protocol):
