@@ -144,6 +144,11 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
             "the state repo is new; if devices read another one, name it with --state-repo or in spec.stateRepo."
             " If it was lost: devices refuse what begins again; use margo-gitops state restore"
         )
+    if rendered.redirected_to:
+        note(
+            f"{rendered.location} redirects to {rendered.redirected_to}; git follows, but devices stop with MG1403."
+            " Name the new URL in spec.stateRepo and on the devices"
+        )
     if rendered.signer_before is not None:
         note(other_signer_note(rendered.signer_before))
     if rendered.unattested:

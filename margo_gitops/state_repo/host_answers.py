@@ -55,6 +55,12 @@ def failed_fetch(url: str, said: str) -> MargoGitopsError:
     )
 
 
+def redirected_to(said: str) -> str:
+    """Return the URL that the host sent git on to, as after a rename of the repository; empty: none."""
+    found = re.search(r"^warning: redirecting to (\S+?)/?$", said, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def was_answered(said: str) -> bool:
     """Return whether the host said of each ref what became of it."""
     return re.search(r"^!\t", said, re.MULTILINE) is not None

@@ -41,7 +41,7 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable, TrustRefused
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.progress import is_heard
-from margo_gitops.state_repo.host_answers import failed_fetch
+from margo_gitops.state_repo.host_answers import failed_fetch, redirected_to
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.pushing import PENDING_MESSAGE, PENDING_REF, TRACKED, Push, tracked
 from margo_gitops.state_repo.refs import Refs
@@ -100,6 +100,8 @@ class RemoteState:
         self._lock: HeldLock | None = None
         self.is_unfinished = False
         """Whether a push in steps was not finished, so that `push` has something to do."""
+        self.redirected_to = ""
+        """Where the host sent git on to, at the last fetch; devices follow no redirect."""
         self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
     def fetch(self) -> StateRepo:
@@ -144,6 +146,7 @@ class RemoteState:
     def _fetch_from(self, url: str, *options: str) -> None:
         ours = ("--no-tags", "--no-write-fetch-head", "--update-shallow")  # the boundary of a checkpoint (D-32)
         result = self._git("fetch", *options, *ours, "state", url=url)
+        self.redirected_to = redirected_to(result.stderr)
         if not result.returncode:
             return
         if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:

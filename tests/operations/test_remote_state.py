@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,40 @@ def test_a_state_repo_on_a_web_server(committed: FleetFolder, git_server: GitSer
         "GIT_CONFIG_VALUE_1": "*",
     }
     whole_life(Rendering(committed, Served(repository.http("push/token"), Git(repository.path), header)))
+
+
+class Renamed(SimpleHTTPRequestHandler):
+    """Files of the repository `new.git`, which was `old.git`."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/old.git/"):
+            super().do_GET()
+            return
+        self.send_response(301)
+        self.send_header("Location", f"http://{self.headers['Host']}{self.path.replace('old', 'new', 1)}")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_new_url_of_a_renamed_state_repo_is_told(committed: FleetFolder, tmp_path: Path):
+    served = on_disk(tmp_path)
+    assert Rendering(committed, served)().code == 0
+    served.git.run("update-server-info")
+    served.git.path.rename(tmp_path / "new.git")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Renamed, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            host = f"http://127.0.0.1:{server.server_port}"
+            old, new = (Rendering(committed, Served(f"{host}/{name}.git", served.git))() for name in ("old", "new"))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert (old.code, new.code) == (0, 0), old
+    assert f"note: {host}/old.git redirects to {host}/new.git; git follows, but devices stop with MG1403" in old.stderr
+    assert "redirects" not in new.stderr
 
 
 @pytest.mark.real

@@ -95,6 +95,7 @@ class Rendered:
         trust_version: of the trust document that counts; None in a fleet without one.
         signer_before: fingerprint of the key that signed the state until now, if another one signs from now on and no
             trust document or `resign` says that this is meant; empty: it was not signed.
+        redirected_to: where the state repo's host sent git on to; empty: nowhere.
     """
 
     commit: FleetCommit
@@ -106,6 +107,7 @@ class Rendered:
     cloned: bool = False
     trust_version: int | None = None
     signer_before: str | None = None
+    redirected_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,12 @@ def render_fleet(request: RenderRequest) -> Rendered:
         publication = _publish(fleet, target, values, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
+    elsewhere = target.remote.redirected_to if target.remote else ""
     if publication.fleet_commit is None:
         before = None
-    return Rendered(fleet.commit, location, publication, uncommitted, unattested, first, cloned, version, before)
+    return Rendered(
+        fleet.commit, location, publication, uncommitted, unattested, first, cloned, version, before, elsewhere
+    )
 
 
 def refuse_keys(fleet: FleetInput, request: RenderRequest) -> TrustChain | None:
