@@ -21,7 +21,7 @@ CHAPTERS = (
         "Git servers",
         GIT_PAGE,
         "server",
-        ("serve, git", "git http-backend"),
+        ("serve, git", "git http-backend", "JGit"),
         [(c.requirement, c.name) for c in GIT_CHECKS if c not in WRITTEN],
     ),
     ("Git clients", GIT_PAGE, "client", ("agent, git", "git in a loop"), list(checks_of("git"))),
@@ -37,7 +37,8 @@ ABOUT = """\
 
 What the [conformance kit](conformance.md) checks of each requirement, which tests name it, and the last verdict. The
 tests compare the verdicts with what they see. "not applicable": the requirement does not touch what was checked. Empty:
-nothing checks it from outside. `git http-backend` is the one of the [testbed](testbed.md).
+nothing checks it from outside. `git http-backend` and JGit are those of the [testbed](testbed.md). JGit is the library
+in Gerrit, alone: without users and without a proxy in front.
 """
 
 _NAMED = re.compile(r"\bdef test_(?:f[0-9]+_)?([gh](?:_[a-z])?_[0-9]+)_")

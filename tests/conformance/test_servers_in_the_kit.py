@@ -13,6 +13,7 @@ from support.command_line import Outcome, margo_gitops
 from support.conformance_results import check_recorded
 from support.state_publishing import Renderer
 from testbed.git_server import GitServer
+from testbed.jgit_server import JgitServer
 from transport.git_http_server import serve
 
 from margo_gitops.conformance.agents.states import make_signing_key
@@ -140,6 +141,17 @@ def test_an_ordinary_git_host_that_is_configured_fails_exactly_what_no_ordinary_
     for name in NO_HOST_CAN:
         assert "an ordinary git host" in results(outcome)[name]["reason"]
     check_recorded("git http-backend", json.loads(outcome.stdout))
+
+
+@pytest.mark.real
+def test_jgit_as_in_gerrit(jgit_server: JgitServer, tmp_path: Path) -> None:
+    url, path = jgit_server.add_repository()
+    renderer = Renderer(tmp_path / "state.git")
+    for number in range(3):
+        renderer.publish(states(number), key=KEY)
+    renderer.git.run("push", "--quiet", "--mirror", path)
+    outcome = check("git", url, tmp_path, "--other-device", OTHER)
+    check_recorded("JGit", json.loads(outcome.stdout))
 
 
 @pytest.mark.parametrize("hook", [True, False])

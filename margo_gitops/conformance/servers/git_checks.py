@@ -328,7 +328,9 @@ _PROTECTED: Final = (
 _BODIES: Final = (
     "raise the proxy's limit of bodies. Only those who run the host can do that; devices send less than 1 KiB"
 )
-_LIMIT: Final = "set the proxy's limit of bodies, such as 1 MiB"
+_LIMIT: Final = (
+    "set the proxy's limit of bodies, such as 1 MiB. Only those who run the host can do that; devices need less"
+)
 _MUTE: Final = (
     "an ordinary git host ends without a word, and no setting changes that; devices take an empty answer for an "
     "error, so nothing is lost but the reason"
@@ -366,7 +368,7 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
     Check("G-P-7", "a push is answered at once", _takes_push_at_once),
     Check("G-X-8", "no files of the dumb protocol", _not_dumb, f"git config http.getanyfile false. {_UNUSED}"),
     Check("G-R-1", "what is not there is answered by an ERR packet", _errors),
-    Check("G-R-8", "a request that is too large is 413", _too_large, f"{_LIMIT}. {_UNUSED}"),
+    Check("G-R-8", "a request that is too large is 413", _too_large, _LIMIT),
     Check("G-R-9", "what is not a git request is 4xx", _garbage, _MUTE),
     Check("G-F-12", "a freshness statement can be fetched", _freshness),
 )
