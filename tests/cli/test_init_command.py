@@ -106,7 +106,7 @@ def test_what_options_say_is_not_asked(tmp_path: Path) -> None:
     code, screen = on_terminal(tmp_path, [""], "plant", *options)
     assert code == 0, screen
     assert screen.count("]: ") == 1
-    assert "pipelines of (github, gitlab, both, none) [both]: " in screen
+    assert "pipelines of (github, gitlab, gitea, both, none) [both]: " in screen
 
 
 def test_yes_asks_nothing_on_a_terminal(tmp_path: Path) -> None:
