@@ -19,12 +19,12 @@ from margo_gitops.operations.render.fleet_render import RenderRequest, render_fl
 
 IDS = {
     "unsigned": [
-        "13a6e0f4564045fa1992be771affc38be1074c691fc73a964abd47fc3d85c36f",
-        "f521ef3269cb4f8b4da463921f836858101821812221c1cf7b9f49ccae1c0b97",
+        "0e2251a05b11828c65d1134550d2597b1821263c68068eb0a0d7988395ea9abc",
+        "fe495f1ba786abc3a5b1d4865f0fee4193353014b94da940f4c61544ceb0293f",
     ],
     "signed": [
-        "019dda63675670846c632d41a3ce367c009493d1107806fd4d05c1d64df47513",
-        "d814712543ca3ec820f28a69536eef5a23225773f0e6aed39e164a40e7075572",
+        "c710470bba90ab0f0f03ada291455abb0922f93c3bcf6ac583ad44667aa6be76",
+        "1cd4ff0ea497b21919f05e237c24d6cf36988bb40203dfdad7628dda1e57b56b",
     ],
 }
 """SHA-256 over all refs, after the first render and after a change of one site."""
