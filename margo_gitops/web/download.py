@@ -54,7 +54,7 @@ def download(
         TransportError: there is no such file, or no usable answer came.
     """
     for _ in range(_MOST_REDIRECTS + 1):
-        source = _source(url, ca_file, proxy_from_environment)
+        source = file_source(url, ca_file, proxy_from_environment=proxy_from_environment)
         address = source.address
         target = (address.path or "/") + (f"?{address.query}" if address.query else "")
         with (
@@ -94,11 +94,21 @@ def begins_at(answer: WebAnswer, start: int) -> int:
     return start
 
 
-def _source(url: str, ca_file: Path | None, proxy_from_environment: bool) -> WebSource:
+def file_source(url: str, ca_file: Path | None, *, proxy_from_environment: bool, plain: bool = False) -> WebSource:
+    """Return how a file is fetched from a URL, which a redirect may have named.
+
+    Args:
+        ca_file: the authorities to trust for https; None: the system's.
+        plain: whether http is taken too.
+
+    Raises:
+        SourceMisbehaved: the URL is not one of those.
+    """
+    schemes = ("https", "http") if plain else ("https",)
     unusable = SourceMisbehaved("only https://host[:port]/path can be fetched, also after a redirect")
     try:
         address = urlsplit(url)
-        usable = address.scheme == "https" and bool(address.hostname) and address.port != 0
+        usable = address.scheme in schemes and bool(address.hostname) and address.port != 0
     except ValueError:
         raise unusable from None
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
@@ -107,7 +117,7 @@ def _source(url: str, ca_file: Path | None, proxy_from_environment: bool) -> Web
         raise SourceMisbehaved("the URL holds a user name or a password")
     return WebSource(
         urldefrag(url).url,
-        ca_file=ca_file,
+        ca_file=ca_file if address.scheme == "https" else None,
         proxy_from_environment=proxy_from_environment,
         connect_seconds=_CONNECT_SECONDS,
     )

@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
 from margo_gitops.values import KW_ONLY, dataclass, field
 from margo_gitops.web.connection import WebAnswer, WebConnection
+from margo_gitops.web.download import file_source
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import REDIRECTS, Read, Wording, refusal
 from margo_gitops.web.source import WebSource
 
 _MOST_REDIRECTS: Final = 3
 _PIECE: Final = 64 * 1024
-_CONNECT_SECONDS: Final = 30.0
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _SLACK: Final = 64 * 1024
 _WORDING: Final = Wording(resource="file", server="file server", use="read")
@@ -96,31 +96,12 @@ class RangedFile:
             self._connection = None
 
     def _connected(self, url: str) -> tuple[WebSource, WebConnection]:
-        source = self._checked(url)
+        source = file_source(url, self.ca_file, proxy_from_environment=self.proxy_from_environment, plain=self.plain)
         before, self._source = self._source, source
         if self._connection is None or before is None or _server(before) != _server(source):
             self.close()
             self._connection = WebConnection(source, self.meter)
         return source, self._connection
-
-    def _checked(self, url: str) -> WebSource:
-        schemes = ("https", "http") if self.plain else ("https",)
-        unusable = SourceMisbehaved("only https://host[:port]/path can be fetched, also after a redirect")
-        try:
-            address = urlsplit(url)
-            usable = address.scheme in schemes and bool(address.hostname) and address.port != 0
-        except ValueError:
-            raise unusable from None
-        if not usable or not url.isascii() or not url.isprintable() or " " in url:
-            raise unusable
-        if "@" in address.netloc:
-            raise SourceMisbehaved("the URL holds a user name or a password")
-        return WebSource(
-            urldefrag(url).url,
-            ca_file=self.ca_file if address.scheme == "https" else None,
-            proxy_from_environment=self.proxy_from_environment,
-            connect_seconds=_CONNECT_SECONDS,
-        )
 
 
 def _server(source: WebSource) -> tuple[str, str]:

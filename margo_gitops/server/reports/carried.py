@@ -7,8 +7,7 @@ HOME-6  Receipts are committed in their order, at most 64 in one commit, and onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from margo_gitops.documents.carried import TakenReports
 from margo_gitops.documents.json_text import write_json
@@ -17,28 +16,15 @@ from margo_gitops.documents.records import read_ours, write
 from margo_gitops.errors import CarriedForged, InvalidDocument, UnreadableDocument
 from margo_gitops.server.problems import RequestRefused
 from margo_gitops.server.reports.reading import device_in_fleet, read_capabilities, read_status
-from margo_gitops.state_repo.report_branch import LATEST, Committed, ReportKey
+from margo_gitops.state_repo.followed_state import FollowedState
+from margo_gitops.state_repo.report_branch import LATEST, ReportBranch, ReportKey
 from margo_gitops.trust.carried import Carried, is_news
 from margo_gitops.trust.receipts import not_yet_held, read_receipts
 
 Read = Callable[[ReportKey], bytes | None]
 
 
-class TakesReports(Protocol):
-    """A branch of reports, here or on a git server."""
-
-    def commit(
-        self,
-        changes: Mapping[ReportKey, bytes | None],
-        title: str,
-        trailers: Sequence[tuple[str, str]],
-        moment: int,
-        after: str | None = None,
-    ) -> Committed:
-        """Put changed reports into the branch."""
-
-
-def take_reports(carried: Carried, branch: TakesReports, read: Read, moment: int) -> bool:
+def take_reports(carried: Carried, branch: ReportBranch | FollowedState, read: Read, moment: int) -> bool:
     """Put what a device gave into the branch, and return whether it was news.
 
     Args:
